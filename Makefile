@@ -1,0 +1,43 @@
+# The two commands: `make run` and `make test`. Both set up everything they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PORT ?= 8101
+
+.DEFAULT_GOAL := help
+.PHONY: help run test soak verify fix clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,speed]'
+	@touch $@
+
+run: $(STAMP)  ## start a cluster of three nodes on one port each (PORT=8101)
+	@exec $(BIN)/rafthttp cluster --nodes 3 --port $(PORT)
+
+test: $(STAMP)  ## run the test suite
+	$(BIN)/python -m pytest -m 'not soak'
+
+soak: $(STAMP)  ## run the long tests
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+verify: $(STAMP)  ## check format, types and the arrows between rooms; only reads
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: $(STAMP)  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Raft over the HTTP port your application already serves."""

@@ -1,0 +1,1 @@
+"""The seed: an HTTP upgrade as a stream layer, join and leave over the same endpoint."""

@@ -1,0 +1,1 @@
+"""The consensus server. Knows no HTTP; meets the world through `StreamLayer` and the stores."""

@@ -1,0 +1,102 @@
+"""Settings of a `Raft` server, with hashicorp/raft's names and defaults.
+
+All durations are seconds. `Config.validate` names the field and the bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final
+
+from rafthttp.raft.errors import ConfigError
+from rafthttp.raft.types import ServerID
+
+# Each bound: (least, most). Least values are hashicorp/raft's ValidateConfig where it has one;
+# most values only catch a wrong unit (milliseconds given where seconds are meant).
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "heartbeat_timeout": (0.005, 3600),
+    "election_timeout": (0.005, 3600),
+    "commit_timeout": (0.001, 60),
+    "leader_lease_timeout": (0.005, 3600),
+    "trailing_logs": (0, 1 << 40),
+    "snapshot_interval": (0.005, 7 * 86400),
+    "snapshot_threshold": (1, 1 << 40),
+    "entry_size_bytes_max": (1, 128 << 20),
+    "append_size_bytes_max": (1, 128 << 20),
+    "append_entries_max": (1, 1 << 20),
+    "inflight_appends_max": (1, 4096),
+    "pending_applies_max": (1, 1 << 24),
+    "pending_bytes_max": (1, 1 << 40),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of one server. Frozen: derive a changed one with `dataclasses.replace`.
+
+    Attributes:
+        local_id: this server's id; the only field without a default.
+        heartbeat_timeout: silence of the leader after which a follower campaigns (at random, up to
+            twice this).
+        election_timeout: how long a candidate waits for votes (at random, up to twice this).
+        commit_timeout: within how long an idle follower is told of a commit.
+        leader_lease_timeout: how long a leader goes on without hearing from a quorum.
+        pre_vote: ask before disturbing (Raft thesis §9.6). Off for peers older than Go's 1.7.
+        early_campaign: a closed stream of the leader is a signal to campaign (decision 7).
+        snapshot_interval: how often to check whether a snapshot is due.
+        snapshot_threshold: entries since the last snapshot that make one due.
+        trailing_logs: entries kept behind a snapshot for followers that lag.
+        entry_size_bytes_max: largest command. 16 MiB: an entry is copied a few times in memory on
+            every member, and one that takes longer than an election timeout to send costs leadership.
+        append_size_bytes_max: most bytes of entries in one AppendEntries; a single entry may exceed it.
+        append_entries_max: most entries in one AppendEntries; stays below what a receiver of ours
+            accepts in one frame (`WireLimits.entries_max`).
+        inflight_appends_max: AppendEntries sent to one peer and not answered. Go keeps 2.
+        pending_applies_max: proposals not yet committed, beyond which `OverloadedError`.
+        pending_bytes_max: bytes of such proposals, likewise.
+    """
+
+    local_id: ServerID
+    heartbeat_timeout: float = 1.0
+    election_timeout: float = 1.0
+    commit_timeout: float = 0.05
+    leader_lease_timeout: float = 0.5
+    pre_vote: bool = True
+    early_campaign: bool = True
+    snapshot_interval: float = 120.0
+    snapshot_threshold: int = 8192
+    trailing_logs: int = 10240
+    entry_size_bytes_max: int = 16 << 20
+    append_size_bytes_max: int = 1 << 20
+    append_entries_max: int = 8192
+    inflight_appends_max: int = 64
+    pending_applies_max: int = 65536
+    pending_bytes_max: int = 256 << 20
+
+    def validate(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: names the field and the bound.
+        """
+        if not self.local_id:
+            raise ConfigError("local_id must not be empty")
+        for field in fields(self):
+            bounds = _BOUNDS.get(field.name)
+            if bounds is None:
+                continue
+            value: float = getattr(self, field.name)
+            least, most = bounds
+            if not math.isfinite(value) or not least <= value <= most:
+                raise ConfigError(f"{field.name} is {value}; it must be from {least:g} to {most:g}")
+        if self.election_timeout < self.heartbeat_timeout:
+            raise ConfigError(
+                f"election_timeout is {self.election_timeout}; it must be at least"
+                f" heartbeat_timeout ({self.heartbeat_timeout})"
+            )
+        if self.leader_lease_timeout > self.heartbeat_timeout:
+            raise ConfigError(
+                f"leader_lease_timeout is {self.leader_lease_timeout}; it must be at most"
+                f" heartbeat_timeout ({self.heartbeat_timeout})"
+            )

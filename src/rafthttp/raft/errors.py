@@ -1,0 +1,233 @@
+"""Every error of the package, in one tree.
+
+RaftHttpError
+├── ConfigError                      the caller's: a field of a configuration is out of bounds
+├── RaftError                        what a client of the cluster is told; has `outcome`, `leader`
+│   ├── NotLeaderError               definite
+│   │   └── UnknownLeaderError       definite; no leader is known either
+│   │   └── DifferentLeaderError     definite; another server leads
+│   ├── LeadershipLostError          unknown: the entry may yet be committed
+│   ├── LeadershipTransferError      definite: a transfer is under way, or it failed
+│   ├── OverloadedError              definite: too much is pending
+│   ├── EntryTooLargeError           definite
+│   ├── TimedOutError                as `outcome` says
+│   ├── ShutdownError                as `outcome` says
+│   ├── StorageFailedError           as `outcome` says: this server's disk failed
+│   ├── ConfigurationChangeError     definite: the cluster refuses this change
+│   ├── CantBootstrapError           definite: there is state already
+│   └── ForwardError                 as `outcome` says: the way to the leader broke
+├── StorageError                     the local disk
+│   ├── DataDirectoryError           in use, unwritable, of another id, of a newer format
+│   ├── CorruptLogError              a checksum or the order of the log is wrong
+│   └── StoragePoisonedError         a write failed before; only a fresh open clears it
+├── TransportError                   the way to a peer
+│   ├── PeerUnreachableError         dial failed, stream closed, deadline over
+│   ├── RemoteError                  the peer answered an RPC with an error text
+│   └── ProtocolError                the peer sent what nobody may send
+│       └── FrameTooLargeError       over a cap; `option` names it
+└── HttpError                        the HTTP edge
+    ├── HandshakeError               no stream came of it; `status` if there was one
+    ├── RequestRefusedError          what `Handler` answers; `status` is the hint
+    └── MembershipError              join or leave failed; `status`, `text`
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar
+
+from rafthttp.raft.types import Leader, ServerAddress, ServerID
+
+
+class Outcome(Enum):
+    """What a client may conclude from an error.
+
+    DEFINITE: the command was not applied and never will be.
+    UNKNOWN: it may have been applied, or may be later.
+    """
+
+    DEFINITE = "definite"
+    UNKNOWN = "unknown"
+
+
+class RaftHttpError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigError(RaftHttpError, ValueError):
+    """A configuration field is out of its bounds; the text names the field and the bound."""
+
+
+class RaftError(RaftHttpError):
+    """What a client of the cluster is told.
+
+    Attributes:
+        outcome: whether the command is known not to be applied.
+        leader: who leads, where known.
+    """
+
+    default_outcome: ClassVar[Outcome] = Outcome.DEFINITE
+
+    def __init__(
+        self, text: str, *, outcome: Outcome | None = None, leader: Leader | None = None
+    ) -> None:
+        super().__init__(text)
+        self.outcome = self.default_outcome if outcome is None else outcome
+        self.leader = leader
+
+
+class NotLeaderError(RaftError):
+    """This server does not lead, and did not propose the command."""
+
+
+class UnknownLeaderError(NotLeaderError):
+    """No leader is known; try again later."""
+
+
+class DifferentLeaderError(NotLeaderError):
+    """Another server leads: `leader` is set."""
+
+
+class LeadershipLostError(RaftError):
+    """Leadership was lost after the command was proposed; it may yet be committed."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class LeadershipTransferError(RaftError):
+    """A leadership transfer is under way, or the one asked for failed."""
+
+
+class OverloadedError(RaftError):
+    """Too many commands or bytes are pending; nothing was proposed."""
+
+
+class EntryTooLargeError(RaftError):
+    """The command is larger than `Config.entry_size_bytes_max`; nothing was proposed."""
+
+
+class TimedOutError(RaftError):
+    """The deadline passed: unknown if the command was proposed, definite if not."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class ShutdownError(RaftError):
+    """The server is shut down, or was while the command was pending (then unknown)."""
+
+
+class StorageFailedError(RaftError):
+    """This server's disk failed; it takes no part until it is restarted."""
+
+
+class ConfigurationChangeError(RaftError):
+    """The cluster refuses this change of configuration; the text says why."""
+
+
+class CantBootstrapError(RaftError):
+    """There is state already; a cluster is bootstrapped once."""
+
+
+class ForwardError(RaftError):
+    """The way to the leader broke; unknown once request bytes may have reached it."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class StorageError(RaftHttpError):
+    """The local disk."""
+
+
+class DataDirectoryError(StorageError):
+    """The data directory cannot be used: in use, unwritable, another id's, a newer format."""
+
+
+class CorruptLogError(StorageError):
+    """A checksum or the order of the log is wrong."""
+
+
+class StoragePoisonedError(StorageError):
+    """An earlier write failed; nothing more is written until a fresh open."""
+
+
+class TransportError(RaftHttpError):
+    """The way to a peer."""
+
+
+class PeerUnreachableError(TransportError):
+    """The dial failed, the stream closed, or the deadline passed."""
+
+
+class RemoteError(TransportError):
+    """The peer answered an RPC with an error text."""
+
+
+class ProtocolError(TransportError):
+    """The peer sent bytes that nobody may send; its connection is closed."""
+
+
+class FrameTooLargeError(ProtocolError):
+    """A frame is over a cap.
+
+    Attributes:
+        option: name of the setting that raises the cap.
+    """
+
+    def __init__(self, text: str, *, option: str) -> None:
+        super().__init__(f"{text} (raise `{option}` if this peer is right)")
+        self.option = option
+
+
+class HttpError(RaftHttpError):
+    """The HTTP edge."""
+
+
+class HandshakeError(HttpError):
+    """No stream came of an upgrade.
+
+    Attributes:
+        status: HTTP status of the answer, or None when there was none.
+    """
+
+    def __init__(self, text: str, *, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class RequestRefusedError(HttpError):
+    """What a `Handler` answers to a request it refuses.
+
+    Attributes:
+        status: the HTTP status to answer with.
+        headers: further response headers.
+    """
+
+    def __init__(
+        self, status: int, text: str, *, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers
+
+
+class MembershipError(HttpError):
+    """A join or leave failed.
+
+    Attributes:
+        status: HTTP status of the last answer, or None when there was none.
+        server_id: id that was to join or leave.
+        address: address last asked.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        server_id: ServerID | None = None,
+        address: ServerAddress | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.server_id = server_id
+        self.address = address

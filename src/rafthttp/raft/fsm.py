@@ -1,0 +1,58 @@
+"""The application's state machine, and what it is told.
+
+Every replica applies the same entries in the same order; `apply` must be deterministic and quick
+(it runs on the event loop).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Protocol
+
+from rafthttp.raft.types import Log
+
+
+class FSMSnapshot(Protocol):
+    """A point in time of a state machine, to be written off the event loop."""
+
+    def persist(self, sink: BinaryIO) -> None:
+        """Write the whole state to `sink`. Called on a worker thread, while `apply` goes on."""
+        ...
+
+    def release(self) -> None:
+        """Called once when the snapshot is no longer needed, also after a failure."""
+        ...
+
+
+class FSM(abc.ABC):
+    """A replicated state machine."""
+
+    @abc.abstractmethod
+    def apply(self, log: Log) -> Any:
+        """Apply one committed command and return what the client is to get.
+
+        An exception is the application's answer: it reaches the client that proposed the command,
+        and the entry counts as applied on every replica.
+        """
+
+    def apply_batch(self, logs: Sequence[Log]) -> Sequence[Any]:
+        """Apply several commands in order; one result each. An exception object is a failed one.
+
+        Override it where a batch is cheaper (hashicorp/raft's `BatchingFSM`).
+        """
+        results: list[Any] = []
+        for log in logs:
+            try:
+                results.append(self.apply(log))
+            except Exception as error:  # noqa: BLE001 - the application's answer, handed to its client
+                results.append(error)
+        return results
+
+    @abc.abstractmethod
+    def snapshot(self) -> FSMSnapshot:
+        """Capture the state now. Called between applies; must be quick (copy on write)."""
+
+    @abc.abstractmethod
+    def restore(self, source: BinaryIO) -> None:
+        """Replace the whole state by what `persist` wrote. On an error the old state must stay."""

@@ -1,0 +1,1 @@
+"""LogStore, StableStore and SnapshotStore: sqlite, files, memory."""

@@ -1,0 +1,144 @@
+"""What the server asks of a disk. One object may be both stores; then one commit serves both.
+
+All calls come from one thread at a time, which need not be the event loop's (`blocking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, runtime_checkable
+
+from rafthttp.raft.types import Configuration, Index, LogWrite, Term
+
+
+@runtime_checkable
+class StableStore(Protocol):
+    """A small durable key-value store: term and vote, configurations, cluster id."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
+
+    def set(self, values: Mapping[bytes, bytes | None]) -> None:
+        """Write all pairs or none (None deletes); durable on return (S2).
+
+        Raises:
+            StorageError: nothing may be assumed about what is on disk; the store is poisoned.
+        """
+        ...
+
+
+@runtime_checkable
+class LogStore(Protocol):
+    """The durable log: contiguous records from `first_index` to `last_index`.
+
+    An empty log has `last_index() == first_index() - 1`; a fresh one `first_index() == 1`.
+    """
+
+    @property
+    def blocking(self) -> bool:
+        """True where calls may wait for a disk: they are then made on a thread."""
+        ...
+
+    def first_index(self) -> Index:
+        """Index of the first record held, or where the next would go."""
+        ...
+
+    def last_index(self) -> Index:
+        """Index of the last record held; everything up to it is durable."""
+        ...
+
+    def term_at(self, index: Index) -> Term:
+        """Term of one record.
+
+        Raises:
+            IndexError: outside `first_index..last_index`.
+            CorruptLogError: its checksum is wrong.
+        """
+        ...
+
+    def get_records(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
+        """Records from `first` on, to `last` or until `size_bytes_max` is reached; at least one.
+
+        Raises:
+            IndexError: outside `first_index..last_index`.
+            CorruptLogError: a checksum is wrong.
+        """
+        ...
+
+    def write(self, writes: Sequence[LogWrite]) -> None:
+        """Do all writes in order, all or nothing, durable on return: one flush for all of them.
+
+        `LogWrite.stable` is written in the same commit; only where this object is the stable store
+        too. Otherwise the caller passes it to the stable store first.
+
+        Raises:
+            StorageError: the store is poisoned; only a fresh open tells what is on disk.
+        """
+        ...
+
+    def delete_prefix(self, last: Index) -> None:
+        """Delete records up to and including `last`, in chunks (log compaction)."""
+        ...
+
+    def close(self) -> None:
+        """Release files and locks. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot stands for. `configuration_index` is the index of `configuration` itself."""
+
+    id: str
+    index: Index
+    term: Term
+    configuration: Configuration
+    configuration_index: Index
+    size: int
+    version: int = 1
+
+
+class SnapshotSink(Protocol):
+    """A snapshot being written. Ends with exactly one of `close` (it counts) and `cancel`."""
+
+    @property
+    def id(self) -> str:
+        """Name of the snapshot."""
+        ...
+
+    def write(self, data: bytes, /) -> int:
+        """Append bytes of the state."""
+        ...
+
+    def close(self) -> None:
+        """Make it durable and visible, atomically."""
+        ...
+
+    def cancel(self) -> None:
+        """Remove what was written."""
+        ...
+
+
+class SnapshotStore(Protocol):
+    """Where snapshots are kept."""
+
+    def create(
+        self,
+        index: Index,
+        term: Term,
+        configuration: Configuration,
+        configuration_index: Index,
+        version: int = 1,
+    ) -> SnapshotSink:
+        """Begin a snapshot."""
+        ...
+
+    def list(self) -> Sequence[SnapshotMeta]:
+        """All whole snapshots, newest first."""
+        ...
+
+    def open(self, snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+        """One snapshot and its bytes; the caller closes the file."""
+        ...

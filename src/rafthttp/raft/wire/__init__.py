@@ -1,0 +1,1 @@
+"""hashicorp/raft's bytes, sans-I/O: msgpack dialect, RPC records, stream framing."""

@@ -58,11 +58,23 @@ class LogStore(Protocol):
         """
         ...
 
-    def get_records(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
-        """Records from `first` on, to `last` or until `size_bytes_max` is reached; at least one.
+    def term_runs(self, first: Index, last: Index) -> list[tuple[Index, Term]]:
+        """First index and term of each run of equal terms in `first..last`, ascending.
+
+        The first pair is `(first, term_at(first))`. What a start needs of a long log: it costs
+        about terms x log(n) look-ups, not a scan.
 
         Raises:
-            IndexError: outside `first_index..last_index`.
+            IndexError: `first..last` is empty, or outside `first_index..last_index`.
+            CorruptLogError: a checksum met on the way is wrong, or a term falls.
+        """
+        ...
+
+    def get_records(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
+        """Records from `first` on, to `last`, at most `size_bytes_max` in all; but at least one.
+
+        Raises:
+            IndexError: `first..last` is empty, or outside `first_index..last_index`.
             CorruptLogError: a checksum is wrong.
         """
         ...
@@ -74,12 +86,21 @@ class LogStore(Protocol):
         too. Otherwise the caller passes it to the stable store first.
 
         Raises:
+            ValueError: the caller's mistake, nothing was written: a batch does not follow the log,
+                its term is below the one before it, a truncation reaches below `first_index`, or an
+                index or term is above 2**63 - 1.
             StorageError: the store is poisoned; only a fresh open tells what is on disk.
         """
         ...
 
     def delete_prefix(self, last: Index) -> None:
-        """Delete records up to and including `last`, in chunks (log compaction)."""
+        """Delete records up to and including `last`, in chunks (log compaction).
+
+        Deletes at most what is held: the log is then empty, with `last_index` unchanged.
+
+        Raises:
+            StorageError: the store is poisoned; a prefix of what was asked is deleted.
+        """
         ...
 
     def close(self) -> None:

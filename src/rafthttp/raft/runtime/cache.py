@@ -1,0 +1,81 @@
+"""The newest records of the log, in memory.
+
+Holds every record that is not yet durable or not yet applied, and, up to a bound, those behind
+them for peers that lag a little. Knows indexes and records; no disk, no core.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rafthttp.raft.types import Index
+
+# Enough for a follower that lags a second at full speed; an idle node stays below 60 MiB.
+RETAINED_BYTES_MAX: Final = 16 << 20
+# Trimming moves the rest of the list, so it happens rarely.
+_TRIM_RECORDS_MIN: Final = 1024
+
+
+class LogCache:
+    """Contiguous records `first..last`; empty when `last == first - 1`.
+
+    Args:
+        last_index: last index of the log on disk; the cache begins behind it.
+        retained_bytes_max: bytes kept once durable and applied.
+    """
+
+    def __init__(self, last_index: Index, retained_bytes_max: int = RETAINED_BYTES_MAX) -> None:
+        self.first: Index = last_index + 1
+        self._records: list[bytes] = []
+        self._bytes = 0
+        self._retained_bytes_max = retained_bytes_max
+
+    @property
+    def last(self) -> Index:
+        """Index of the newest record."""
+        return self.first + len(self._records) - 1
+
+    def holds(self, first: Index) -> bool:
+        """Whether records from `first` on are here (an empty range at the end is)."""
+        return first >= self.first
+
+    def get(self, first: Index, last: Index) -> list[bytes]:
+        """Records `first..last`; the caller checked `holds(first)` and that `last` exists."""
+        return self._records[first - self.first : last - self.first + 1]
+
+    def append(self, records: list[bytes]) -> None:
+        """Add records behind `last`."""
+        self._records += records
+        self._bytes += sum(map(len, records))
+
+    def replace_from(self, index: Index, records: list[bytes]) -> None:
+        """Make `records` the log from `index` on; what stood there before is dropped."""
+        if index < self.first:
+            self.reset(index - 1)
+        elif index <= self.last:
+            keep = index - self.first
+            self._bytes -= sum(map(len, self._records[keep:]))
+            del self._records[keep:]
+        self.append(records)
+
+    def reset(self, last_index: Index) -> None:
+        """Forget everything; the next record is `last_index + 1`."""
+        self._records.clear()
+        self._bytes = 0
+        self.first = last_index + 1
+
+    def trim(self, to: Index) -> None:
+        """Drop the oldest records up to `to` (durable and applied) while over the bound."""
+        if self._bytes <= self._retained_bytes_max or to < self.first:
+            return
+        count_max = to - self.first + 1
+        # A quarter more than needed, so that the next trims have nothing to do.
+        goal = self._retained_bytes_max * 3 // 4
+        count, size = 0, self._bytes
+        while count < count_max and size > goal:
+            size -= len(self._records[count])
+            count += 1
+        if count >= min(_TRIM_RECORDS_MIN, count_max):
+            del self._records[:count]
+            self.first += count
+            self._bytes = size

@@ -1,0 +1,613 @@
+"""The driver: feeds the core, and carries out each `Ready`.
+
+Everything runs on one event loop. Inputs come from callbacks and schedule one turn; a turn takes
+the queued proposals, then each `Ready`, and hands it to the lanes (disk, peers, state machine).
+There is no `await` between reading the core's state and acting on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from rafthttp.raft.config import Config
+from rafthttp.raft.core.consensus import Consensus
+from rafthttp.raft.core.ready import (
+    CoreConfig,
+    Heartbeat,
+    InitialState,
+    Persist,
+    Ready,
+    Send,
+    SoftState,
+    VoteRequest,
+)
+from rafthttp.raft.errors import (
+    DifferentLeaderError,
+    LeadershipLostError,
+    LeadershipTransferError,
+    NotLeaderError,
+    Outcome,
+    RaftError,
+    RemoteError,
+    ShutdownError,
+    StorageFailedError,
+    TransportError,
+    UnknownLeaderError,
+)
+from rafthttp.raft.fsm import FSM
+from rafthttp.raft.runtime.applier import Applier
+from rafthttp.raft.runtime.cache import LogCache
+from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
+from rafthttp.raft.runtime.inbound import Inbound
+from rafthttp.raft.runtime.peers import PeerLane
+from rafthttp.raft.runtime.proposals import Pending, Proposal
+from rafthttp.raft.runtime.reads import LeaderReads
+from rafthttp.raft.runtime.restart import (
+    CONFIGURATIONS,
+    HARD_STATE,
+    encode_configurations,
+    encode_hard_state,
+)
+from rafthttp.raft.storage.protocols import LogStore, StableStore
+from rafthttp.raft.transport.protocols import Transport
+from rafthttp.raft.types import (
+    Configuration,
+    Index,
+    Leader,
+    LogBatch,
+    LogType,
+    LogWrite,
+    ServerAddress,
+    ServerID,
+    State,
+    Term,
+)
+from rafthttp.raft.wire.configuration import encode_configuration
+from rafthttp.raft.wire.entries import encode_log, encode_logs
+from rafthttp.raft.wire.records import (
+    AppendEntriesResponse,
+    RequestPreVoteRequest,
+    RequestVoteRequest,
+    RPCHeader,
+    TimeoutNowRequest,
+)
+
+_log = logging.getLogger("rafthttp.raft")
+
+# A turn that does not come to rest gives the loop its turn in between; each pass has its own work,
+# so a handful covers every real chain (proposal, inline write, commit, apply).
+_READY_A_TURN_MAX: Final = 16
+# hashicorp/raft's text for a peer that does not know RequestPreVote; counts as granted (wire facts).
+_UNKNOWN_RPC: Final = "unexpected command"
+
+
+class Driver:
+    """Owns the core and its lanes. `Raft` is its public face.
+
+    Args:
+        on_soft_state: told of each change of role, term or leader.
+        on_failed: told once when the server cannot go on.
+        wall_ns: wall clock for `Log.appended_at_ns`, nanoseconds since the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fsm: FSM,
+        log_store: LogStore,
+        stable_store: StableStore,
+        transport: Transport,
+        state: InitialState,
+        *,
+        on_soft_state: Callable[[SoftState], None],
+        on_failed: Callable[[Exception], None],
+        rng: random.Random | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._wall_ns = wall_ns
+        self._on_soft_state = on_soft_state
+        self._on_failed = on_failed
+        self.core = Consensus(
+            _core_config(config), state, rng or random.SystemRandom(), self.now_ns()
+        )
+        self.pending = Pending(
+            config.pending_applies_max, config.pending_bytes_max, config.entry_size_bytes_max
+        )
+        self._cache = LogCache(state.last_index)
+        self._log_store = log_store
+        self.disk: DiskLane = (
+            ThreadLane(log_store, stable_store, self._on_durable, self._on_write_failed)
+            if log_store.blocking
+            else InlineLane(log_store, stable_store, self._on_write_failed)
+        )
+        self._durable_index: Index = state.last_index
+        self.applier = Applier(
+            fsm, self._cache, self.pending, state.snapshot_index, self._read, self._fail
+        )
+        self._header = RPCHeader(
+            id=config.local_id, address=ServerAddress(transport.local_address)
+        )
+        self.inbound = Inbound(self.core, self._cache, self._header, self.now_ns, self.wake)
+        self._lanes: dict[ServerID, PeerLane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn_handle: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._reads = LeaderReads(lambda read: self.core.on_read(read, self.now_ns()))
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self.failure: Exception | None = None
+        self.closed = False
+
+    def start(self) -> None:
+        """Take part from now on."""
+        self._transport.start(self._header, self.inbound)
+        self.wake()
+
+    def now_ns(self) -> int:
+        """The event loop's monotonic clock."""
+        return int(self._loop.time() * 1e9)
+
+    def wake(self) -> None:
+        """Schedule a turn; many inputs of one pass of the loop share it."""
+        if self._turn_handle is None and not self.closed:
+            self._turn_handle = self._loop.call_soon(self._turn)
+
+    # -- clients
+
+    def propose(
+        self, kind: LogType, data: bytes, extensions: bytes
+    ) -> asyncio.Future[tuple[Index, Any]]:
+        """Queue an entry for this turn; the future gets (index, response) once it is applied.
+
+        Raises:
+            RaftError: definite; nothing was queued.
+        """
+        self._check_accepts()
+        future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
+        self.pending.add(Proposal(kind, data, extensions, future))
+        self.wake()
+        return future
+
+    def propose_configuration(
+        self, change: Callable[[Configuration], Configuration]
+    ) -> asyncio.Future[tuple[Index, Any]]:
+        """Append the changed configuration now; the caller saw `can_change_configuration`.
+
+        Raises:
+            RaftError: definite; nothing was proposed.
+        """
+        self._check_accepts()
+        now = self.now_ns()
+        self._propose_queued(now)
+        configuration = change(self.core.configuration)
+        future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
+        if configuration == self.core.configuration:
+            future.set_result((self.core.configuration_index, None))
+            return future
+        data = encode_configuration(configuration)
+        index = self.core.last_index + 1
+        record = encode_log(
+            index, self.core.term, LogType.CONFIGURATION, data, b"", self._wall_ns()
+        )
+        self.core.propose_configuration(configuration, len(record), now)
+        self._cache.append([record])
+        self.pending.proposed(index, [Proposal(LogType.CONFIGURATION, b"", b"", future)])
+        self.wake()
+        return future
+
+    def confirm_read(self) -> asyncio.Future[Index]:
+        """A read index confirmed by a quorum round, shared by all readers of a turn."""
+        self._check_leads()
+        self.wake()
+        return self._reads.add()
+
+    def flush_commit(self) -> None:
+        """Tell idle followers the commit index now: a reader over there waits for it."""
+        self.core.notify_commit(self.now_ns())
+        self.wake()
+
+    def watch(self, condition: Callable[[], bool]) -> asyncio.Future[None]:
+        """A future that is done after a turn in which `condition` holds; cancel it to forget it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.append((condition, future))
+        self.wake()
+        return future
+
+    def not_leader(self) -> NotLeaderError:
+        """The error that says who leads instead."""
+        leader = self.leader
+        if leader is None:
+            return UnknownLeaderError("this server does not lead, and knows no leader")
+        return DifferentLeaderError(
+            f"this server does not lead; {leader.id} at {leader.address} does", leader=leader
+        )
+
+    @property
+    def leader(self) -> Leader | None:
+        """Who leads, with the address it speaks of itself where it has spoken."""
+        leader = self.core.leader
+        if leader is None:
+            return None
+        if leader == self._config.local_id:
+            return Leader(leader, self._header.address)
+        spoken = self.inbound.leader
+        if spoken is not None and spoken.id == leader and spoken.address:
+            return spoken
+        server = self.core.configuration.get(leader)
+        return None if server is None else Leader(leader, server.address)
+
+    def _check_leads(self) -> None:
+        if self.closed:
+            raise ShutdownError("raft is shut down")
+        if self.failure is not None:
+            raise StorageFailedError(f"this server's disk failed: {self.failure}")
+        if self.core.state is not State.LEADER:
+            raise self.not_leader()
+
+    def _check_accepts(self) -> None:
+        if self.core.accepts_proposals:
+            return
+        self._check_leads()
+        if self.core.transferring:
+            raise LeadershipTransferError("a leadership transfer is under way", leader=self.leader)
+        raise UnknownLeaderError("this server is only just becoming the leader")
+
+    # -- a turn
+
+    def _turn(self) -> None:
+        self._turn_handle = None
+        if self.closed:
+            return
+        try:
+            self._reads.begin_turn()
+            now = self.now_ns()
+            if now >= self.core.deadline_ns:
+                self.core.tick(now)
+            if self.pending.queued:
+                self._propose_queued(now)
+            for _ in range(_READY_A_TURN_MAX):
+                ready = self.core.ready()
+                if ready is None:
+                    break
+                self._execute(ready, now)
+            else:
+                self.wake()
+            if self._watchers:
+                self._check_watchers()
+            self._cache.trim(min(self.applier.applied, self._durable_index))
+            self._arm()
+        except Exception as error:  # noqa: BLE001 - a broken driver must stop, loudly, not go on
+            self._fail(error)
+
+    def _propose_queued(self, now: int) -> None:
+        proposals = self.pending.take()
+        if not proposals:
+            return
+        if not self.core.accepts_proposals:
+            try:
+                self._check_accepts()
+            except RaftError as error:
+                self.pending.refuse(proposals, error)
+            return
+        first = self.core.last_index + 1
+        wall = self._wall_ns()
+        term = self.core.term
+        if all(p.type is LogType.COMMAND and not p.extensions for p in proposals):
+            records = encode_logs(first, term, [p.data for p in proposals], wall)
+        else:
+            records = [
+                encode_log(first + at, term, p.type, p.data, p.extensions, wall)
+                for at, p in enumerate(proposals)
+            ]
+        index = self.core.propose([len(record) for record in records], now)
+        assert index == first, "proposals stand behind the log"
+        self._cache.append(records)
+        self.pending.proposed(first, proposals)
+
+    def _execute(self, ready: Ready, now: int) -> None:
+        """Carry out one `Ready`, in the order its docstring asks for."""
+        if ready.noop is not None:
+            record = encode_log(
+                ready.noop, self.core.term, LogType.NOOP, b"", b"", self._wall_ns()
+            )
+            self._cache.append([record])
+            self.pending.proposed(ready.noop, [None])
+        if ready.persist is not None:
+            self._persist(ready.persist, now)
+        if ready.soft_state is not None or ready.configuration_changed:
+            self._sync_lanes()
+        for send in ready.sends:
+            self._lanes[send.peer].send(send)
+        for heartbeat in ready.heartbeats:
+            self._lanes[heartbeat.peer].heartbeat(heartbeat)
+        for vote in ready.votes:
+            self._spawn(self._request_vote(vote))
+        if ready.timeout_now is not None:
+            self._spawn(self._timeout_now(ready.timeout_now))
+        if ready.probe_leader is not None:
+            self._spawn(self._probe_leader(ready.probe_leader))
+        for reply in ready.replies:
+            self.inbound.reply(reply)
+        if ready.aborted_from is not None:
+            self._abort(ready.aborted_from)
+        if ready.soft_state is not None:
+            _log.info(
+                "%s is %s in term %d, leader %s",
+                self._config.local_id,
+                ready.soft_state.state.value,
+                ready.soft_state.term,
+                ready.soft_state.leader or "unknown",
+            )
+            self._on_soft_state(ready.soft_state)
+        if ready.apply is not None:
+            self.applier.advance(ready.apply[1])
+        for read in ready.reads:
+            self._reads.confirmed(read.read, read.read_index)
+        for aborted in ready.reads_aborted:
+            self._reads.aborted(aborted, self.not_leader())
+
+    def _persist(self, persist: Persist, now: int) -> None:
+        stable: dict[bytes, bytes | None] = {}
+        if persist.hard_state is not None:
+            stable[HARD_STATE] = encode_hard_state(persist.hard_state)
+        if persist.configurations is not None:
+            stable[CONFIGURATIONS] = encode_configurations(tuple(persist.configurations))
+        batches = self._batches(persist.first, persist.last)
+        write = LogWrite(stable, persist.truncate_from, batches, persist.reset_to)
+        if persist.truncate_from is not None:
+            self._durable_index = min(self._durable_index, persist.truncate_from - 1)
+        if self.disk.submit(persist.seq, write):
+            self._durable_index = self.core.last_index
+            self.core.on_persisted(persist.seq, now)
+            self.inbound.on_durable(persist.seq)
+
+    def _batches(self, first: Index, last: Index) -> tuple[LogBatch, ...]:
+        """Entries `first..last` of the cache, one batch a term (terms only ever grow)."""
+        batches: list[LogBatch] = []
+        while first <= last:
+            term = self._term_at(first)
+            end = last
+            if self._term_at(last) != term:
+                end = bisect.bisect_right(range(first, last + 1), term, key=self._term_at) + first - 1
+            batches.append(LogBatch(first, term, self._cache.get(first, end)))
+            first = end + 1
+        return tuple(batches)
+
+    def _term_at(self, index: Index) -> Term:
+        term = self.core.term_at(index)
+        assert term is not None, "the core knows the term of every entry of its log"
+        return term
+
+    def _abort(self, index: Index) -> None:
+        error: RaftError
+        if self.failure is not None:
+            error = StorageFailedError(
+                f"this server's disk failed: {self.failure}", outcome=Outcome.UNKNOWN
+            )
+        else:
+            error = LeadershipLostError(
+                "leadership was lost while the command was pending", leader=self.leader
+            )
+        self.pending.abort(index, error)
+
+    def _arm(self) -> None:
+        deadline = self.core.deadline_ns
+        if self._timer is not None:
+            if self._timer_ns <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_ns = deadline
+        self._timer = self._loop.call_at(deadline / 1e9, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._turn_handle is None:
+            self._turn()
+
+    def _check_watchers(self) -> None:
+        waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        for condition, future in self._watchers:
+            if future.done():
+                continue
+            if condition():
+                future.set_result(None)
+            else:
+                waiting.append((condition, future))
+        self._watchers = waiting
+
+    # -- disk
+
+    def _on_durable(self, seq: int) -> None:
+        if self.closed:
+            return
+        self.core.on_persisted(seq, self.now_ns())
+        self.inbound.on_durable(seq)
+        self._durable_index = self.core.durable_index
+        self._turn()
+
+    def _on_write_failed(self, seq: int, error: Exception) -> None:
+        if self.closed:
+            return
+        if self.failure is None:
+            _log.error("%s takes no part any more: the disk failed: %s", self._config.local_id, error)
+            self.failure = error
+        self.core.on_persist_failed(seq, self.now_ns())
+        self.wake()
+
+    async def _read(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
+        return await self.disk.call(self._log_store.get_records, first, last, size_bytes_max)
+
+    # -- peers
+
+    def _sync_lanes(self) -> None:
+        """One lane for each other server while this one leads."""
+        wanted = {}
+        if self.core.state is State.LEADER:
+            wanted = {s.id: s for s in self.core.configuration if s.id != self._config.local_id}
+        for peer, lane in list(self._lanes.items()):
+            server = wanted.get(peer)
+            if server is None or server.address != lane.server.address:
+                lane.close()
+                del self._lanes[peer]
+                if server is not None:
+                    self.core.on_append_entries_failed(peer, lane.epoch, self.now_ns())
+        for peer, server in wanted.items():
+            if peer not in self._lanes:
+                self._lanes[peer] = PeerLane(
+                    server, self._transport, self._cache, self._read, self
+                )
+
+    def on_append_response(self, send: Send, response: AppendEntriesResponse) -> None:
+        """The answer to an AppendEntries (from a `PeerLane`)."""
+        self.core.on_append_entries_response(
+            send,
+            response.term,
+            response.success,
+            response.last_log,
+            response.no_retry_backoff,
+            self.now_ns(),
+        )
+        self.wake()
+
+    def on_heartbeat_response(self, heartbeat: Heartbeat, response: AppendEntriesResponse) -> None:
+        """The answer to a heartbeat (from a `PeerLane`)."""
+        self.core.on_heartbeat_response(
+            heartbeat, response.term, response.success, self.now_ns()
+        )
+        self.wake()
+
+    def on_append_failed(self, peer: ServerID, epoch: int) -> None:
+        """A replication stream is gone (from a `PeerLane`)."""
+        self.core.on_append_entries_failed(peer, epoch, self.now_ns())
+        self.wake()
+
+    async def _request_vote(self, vote: VoteRequest) -> None:
+        server = self.core.configuration.get(vote.peer)
+        if server is None:
+            return
+        timeout = self._config.election_timeout
+        try:
+            if vote.pre_vote:
+                request = RequestPreVoteRequest(
+                    self._header, vote.term, vote.last_index, vote.last_term
+                )
+                answer = await self._transport.request_pre_vote(server, request, timeout)
+            else:
+                answer = await self._transport.request_vote(
+                    server,
+                    RequestVoteRequest(
+                        self._header,
+                        vote.term,
+                        self._header.address,
+                        vote.last_index,
+                        vote.last_term,
+                        vote.leadership_transfer,
+                    ),
+                    timeout,
+                )
+            term, granted = answer.term, answer.granted
+        except RemoteError as error:
+            if not vote.pre_vote or _UNKNOWN_RPC not in str(error):
+                return
+            term, granted = vote.term, True
+        except TransportError as error:
+            _log.debug("no vote from %s: %s", vote.peer, error)
+            return
+        if not self.closed:
+            self.core.on_vote_response(vote, term, granted, self.now_ns())
+            self.wake()
+
+    async def _timeout_now(self, peer: ServerID) -> None:
+        server = self.core.configuration.get(peer)
+        if server is None:
+            return
+        try:
+            await self._transport.timeout_now(
+                server, TimeoutNowRequest(self._header), self._config.election_timeout
+            )
+        except TransportError as error:
+            _log.warning("TimeoutNow to %s: %s", peer, error)
+
+    async def _probe_leader(self, peer: ServerID) -> None:
+        leader = self.leader
+        alive = False
+        if leader is not None and leader.id == peer:
+            alive = await self._transport.probe(leader.address, self._config.election_timeout)
+        if not self.closed:
+            self.core.on_leader_probed(peer, alive, self.now_ns())
+            self.wake()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            assert isinstance(error, Exception)
+            self._fail(error)
+
+    # -- the end
+
+    def _fail(self, error: Exception) -> None:
+        """Something that must not happen did: stop taking part, and say so."""
+        if self.closed:
+            return
+        _log.critical("%s stops: %s", self._config.local_id, error, exc_info=error)
+        self._on_failed(error)
+
+    async def close(self) -> None:
+        """Stop taking part. Pending calls end; transport and stores are closed. Once only."""
+        self.closed = True
+        for handle in (self._turn_handle, self._timer):
+            if handle is not None:
+                handle.cancel()
+        stopped = ShutdownError("raft was shut down")
+        self.pending.refuse_queued(stopped)
+        self.pending.abort(
+            0, ShutdownError("raft was shut down meanwhile", outcome=Outcome.UNKNOWN)
+        )
+        self._reads.close(stopped)
+        for _, watcher in self._watchers:
+            if not watcher.done():
+                watcher.set_exception(stopped)
+                watcher.exception()
+        self.applier.close(stopped)
+        for lane in self._lanes.values():
+            lane.close()
+        self.inbound.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.close()
+        await self.disk.close()
+
+
+def _core_config(config: Config) -> CoreConfig:
+    def ns(seconds: float) -> int:
+        return int(seconds * 1e9)
+
+    return CoreConfig(
+        local_id=config.local_id,
+        heartbeat_timeout_ns=ns(config.heartbeat_timeout),
+        election_timeout_ns=ns(config.election_timeout),
+        commit_timeout_ns=ns(config.commit_timeout),
+        leader_lease_timeout_ns=ns(config.leader_lease_timeout),
+        disk_timeout_ns=ns(config.election_timeout),
+        pre_vote=config.pre_vote,
+        early_campaign=config.early_campaign,
+        append_size_bytes_max=config.append_size_bytes_max,
+        append_entries_max=config.append_entries_max,
+        inflight_appends_max=config.inflight_appends_max,
+    )

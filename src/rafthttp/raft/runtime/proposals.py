@@ -1,0 +1,119 @@
+"""What clients asked for and wait for: commands not yet proposed, and entries not yet applied.
+
+Knows futures and indexes; bounds both count and bytes (decision 13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, NamedTuple
+
+from rafthttp.raft.errors import EntryTooLargeError, OverloadedError, RaftError
+from rafthttp.raft.types import Index, LogType
+
+
+class Proposal(NamedTuple):
+    """One command on its way into the log; `future` gets `(index, response)`."""
+
+    type: LogType
+    data: bytes
+    extensions: bytes
+    future: asyncio.Future[tuple[Index, Any]]
+
+
+class Pending:
+    """Proposals of this server, in the order of the log.
+
+    `queued` are not yet proposed: they can still be refused as definite. `_waiting[i]` belongs to
+    the entry `_first + i` of this leadership; None where no client waits.
+    """
+
+    def __init__(self, count_max: int, bytes_max: int, entry_size_bytes_max: int) -> None:
+        self.queued: list[Proposal] = []
+        self._first: Index = 1
+        self._waiting: deque[Proposal | None] = deque()
+        self._bytes = 0
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._entry_size_bytes_max = entry_size_bytes_max
+
+    def __len__(self) -> int:
+        return len(self.queued) + len(self._waiting)
+
+    def add(self, proposal: Proposal) -> None:
+        """Queue a proposal for the next turn.
+
+        Raises:
+            EntryTooLargeError, OverloadedError: definite; nothing was queued.
+        """
+        size = len(proposal.data) + len(proposal.extensions)
+        if size > self._entry_size_bytes_max:
+            raise EntryTooLargeError(
+                f"the command has {size} bytes; entry_size_bytes_max is {self._entry_size_bytes_max}"
+            )
+        if len(self) >= self._count_max or self._bytes + size > self._bytes_max:
+            raise OverloadedError(f"{len(self)} commands of {self._bytes} bytes are pending")
+        self._bytes += size
+        self.queued.append(proposal)
+
+    def take(self) -> list[Proposal]:
+        """What is queued and still wanted; the caller proposes it now and calls `proposed`."""
+        queued, self.queued = self.queued, []
+        live = [p for p in queued if not p.future.done()]
+        if len(live) != len(queued):
+            for proposal in queued:
+                if proposal.future.done():
+                    self._forget(proposal)
+        return live
+
+    def is_queued(self, future: asyncio.Future[Any]) -> bool:
+        """Whether a client's command has not been proposed yet."""
+        return any(p.future is future for p in self.queued)
+
+    def proposed(self, first: Index, proposals: list[Proposal] | list[None]) -> None:
+        """These stand in the log from `first` on, right behind the last ones."""
+        if not self._waiting:
+            self._first = first
+        assert first == self._first + len(self._waiting), "own entries are contiguous"
+        self._waiting.extend(proposals)
+
+    def applied(self, last: Index) -> list[Proposal | None]:
+        """Take those up to `last` that wait here; they end at `last`."""
+        count = min(last - self._first + 1, len(self._waiting))
+        if count <= 0:
+            return []
+        taken = [self._waiting.popleft() for _ in range(count)]
+        self._first += count
+        for proposal in taken:
+            if proposal is not None:
+                self._forget(proposal)
+        return taken
+
+    def abort(self, index: Index, error: RaftError) -> None:
+        """Fail those at `index` and behind: they may yet be committed by another leader."""
+        while self._waiting and self._first + len(self._waiting) - 1 >= index:
+            proposal = self._waiting.pop()
+            if proposal is not None:
+                self._fail(proposal, error)
+
+    def refuse_queued(self, error: RaftError) -> None:
+        """Fail what is not yet proposed."""
+        queued, self.queued = self.queued, []
+        for proposal in queued:
+            self._fail(proposal, error)
+
+    def refuse(self, proposals: list[Proposal], error: RaftError) -> None:
+        """Fail proposals that were taken and then not proposed."""
+        for proposal in proposals:
+            self._fail(proposal, error)
+
+    def _fail(self, proposal: Proposal, error: RaftError) -> None:
+        self._forget(proposal)
+        if not proposal.future.done():
+            proposal.future.set_exception(
+                type(error)(str(error), outcome=error.outcome, leader=error.leader)
+            )
+
+    def _forget(self, proposal: Proposal) -> None:
+        self._bytes -= len(proposal.data) + len(proposal.extensions)

@@ -1,59 +1,68 @@
-"""Raft over the HTTP port an application already serves: the public names, and nothing else."""
+"""Raft over the HTTP port an application already serves: the public names, and nothing else.
 
-from rafthttp.raft.config import Config
-from rafthttp.raft.errors import (
-    CantBootstrapError,
-    ConfigError,
-    ConfigurationChangeError,
-    CorruptLogError,
-    DataDirectoryError,
-    DifferentLeaderError,
-    EntryTooLargeError,
-    ForwardError,
-    FrameTooLargeError,
-    HandshakeError,
-    HttpError,
-    LeadershipLostError,
-    LeadershipTransferError,
-    MembershipError,
-    NotLeaderError,
-    Outcome,
-    OverloadedError,
-    PeerUnreachableError,
-    ProtocolError,
-    RaftError,
-    RaftHttpError,
-    RemoteError,
-    RequestRefusedError,
-    ShutdownError,
-    StorageError,
-    StorageFailedError,
-    StoragePoisonedError,
-    TimedOutError,
-    TransportError,
-    UnknownLeaderError,
-)
-from rafthttp.raft.fsm import FSM, FSMSnapshot
-from rafthttp.raft.raft import (
-    Applied,
-    LatestConfiguration,
-    Raft,
-    bootstrap_cluster,
-    has_existing_state,
-)
-from rafthttp.raft.types import (
-    Configuration,
-    Index,
-    Leader,
-    Log,
-    LogType,
-    Server,
-    ServerAddress,
-    ServerID,
-    State,
-    Suffrage,
-    Term,
-)
+A name's room is loaded on its first use (PEP 562): the consensus server does not load HTTP.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from rafthttp.raft.config import Config
+    from rafthttp.raft.errors import (
+        CantBootstrapError,
+        ConfigError,
+        ConfigurationChangeError,
+        CorruptLogError,
+        DataDirectoryError,
+        DifferentLeaderError,
+        EntryTooLargeError,
+        ForwardError,
+        FrameTooLargeError,
+        HandshakeError,
+        HttpError,
+        LeadershipLostError,
+        LeadershipTransferError,
+        MembershipError,
+        NotLeaderError,
+        Outcome,
+        OverloadedError,
+        PeerUnreachableError,
+        ProtocolError,
+        RaftError,
+        RaftHttpError,
+        RemoteError,
+        RequestRefusedError,
+        ShutdownError,
+        StorageError,
+        StorageFailedError,
+        StoragePoisonedError,
+        TimedOutError,
+        TransportError,
+        UnknownLeaderError,
+    )
+    from rafthttp.raft.fsm import FSM, FSMSnapshot
+    from rafthttp.raft.raft import (
+        Applied,
+        LatestConfiguration,
+        Raft,
+        bootstrap_cluster,
+        has_existing_state,
+    )
+    from rafthttp.raft.types import (
+        Configuration,
+        Index,
+        Leader,
+        Log,
+        LogType,
+        Server,
+        ServerAddress,
+        ServerID,
+        State,
+        Suffrage,
+        Term,
+    )
 
 __all__ = [
     "FSM",
@@ -106,3 +115,77 @@ __all__ = [
     "bootstrap_cluster",
     "has_existing_state",
 ]
+
+_ROOMS: Final = {
+    "rafthttp.raft.config": ("Config",),
+    "rafthttp.raft.errors": (
+        "CantBootstrapError",
+        "ConfigError",
+        "ConfigurationChangeError",
+        "CorruptLogError",
+        "DataDirectoryError",
+        "DifferentLeaderError",
+        "EntryTooLargeError",
+        "ForwardError",
+        "FrameTooLargeError",
+        "HandshakeError",
+        "HttpError",
+        "LeadershipLostError",
+        "LeadershipTransferError",
+        "MembershipError",
+        "NotLeaderError",
+        "Outcome",
+        "OverloadedError",
+        "PeerUnreachableError",
+        "ProtocolError",
+        "RaftError",
+        "RaftHttpError",
+        "RemoteError",
+        "RequestRefusedError",
+        "ShutdownError",
+        "StorageError",
+        "StorageFailedError",
+        "StoragePoisonedError",
+        "TimedOutError",
+        "TransportError",
+        "UnknownLeaderError",
+    ),
+    "rafthttp.raft.fsm": (
+        "FSM",
+        "FSMSnapshot",
+    ),
+    "rafthttp.raft.raft": (
+        "Applied",
+        "LatestConfiguration",
+        "Raft",
+        "bootstrap_cluster",
+        "has_existing_state",
+    ),
+    "rafthttp.raft.types": (
+        "Configuration",
+        "Index",
+        "Leader",
+        "Log",
+        "LogType",
+        "Server",
+        "ServerAddress",
+        "ServerID",
+        "State",
+        "Suffrage",
+        "Term",
+    ),
+}
+_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

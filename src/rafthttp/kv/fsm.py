@@ -45,8 +45,8 @@ class _Snapshot:
         packer = msgpack.Packer(use_bin_type=True)
         header = {"format": _FORMAT, "version": _VERSION, "keys": len(self._data)}
         sink.write(packer.pack(header))
-        for pair in self._data.items():
-            sink.write(packer.pack(pair))  # noqa: FURB122 - a sink promises `write` only
+        for pair in self._data.items():  # noqa: FURB122 - a sink promises `write` only
+            sink.write(packer.pack(pair))
         sink.write(packer.pack(None))
 
     def release(self) -> None:

@@ -12,8 +12,6 @@ from rafthttp.raft.types import Index
 
 # Enough for a follower that lags a second at full speed; an idle node stays below 60 MiB.
 RETAINED_BYTES_MAX: Final = 16 << 20
-# Trimming moves the rest of the list, so it happens rarely.
-_TRIM_RECORDS_MIN: Final = 1024
 
 
 class LogCache:
@@ -69,13 +67,12 @@ class LogCache:
         if self._bytes <= self._retained_bytes_max or to < self.first:
             return
         count_max = to - self.first + 1
-        # A quarter more than needed, so that the next trims have nothing to do.
+        # A quarter more than needed: a trim moves the rest of the list, so it should be rare.
         goal = self._retained_bytes_max * 3 // 4
         count, size = 0, self._bytes
         while count < count_max and size > goal:
             size -= len(self._records[count])
             count += 1
-        if count >= min(_TRIM_RECORDS_MIN, count_max):
-            del self._records[:count]
-            self.first += count
-            self._bytes = size
+        del self._records[:count]
+        self.first += count
+        self._bytes = size

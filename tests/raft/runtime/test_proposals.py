@@ -1,0 +1,120 @@
+"""Pending proposals: bounds, order, and who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from rafthttp.raft.errors import (
+    EntryTooLargeError,
+    LeadershipLostError,
+    NotLeaderError,
+    Outcome,
+    OverloadedError,
+)
+from rafthttp.raft.runtime.proposals import Pending, Proposal
+from rafthttp.raft.types import LogType
+
+
+def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(test())
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+def proposal(data: bytes = b"x") -> Proposal:
+    return Proposal(LogType.COMMAND, data, b"", asyncio.get_running_loop().create_future())
+
+
+def make(count: int = 10, size: int = 1000, entry: int = 100) -> Pending:
+    return Pending(count, size, entry)
+
+
+@in_loop
+async def test_too_large_is_refused_and_nothing_is_kept() -> None:
+    pending = make(entry=3)
+    with pytest.raises(EntryTooLargeError) as caught:
+        pending.add(proposal(b"four"))
+    assert caught.value.outcome is Outcome.DEFINITE
+    assert len(pending) == 0
+
+
+@in_loop
+async def test_count_bound() -> None:
+    pending = make(count=2)
+    pending.add(proposal())
+    pending.proposed(1, pending.take())
+    pending.add(proposal())
+    with pytest.raises(OverloadedError):
+        pending.add(proposal())
+    pending.applied(1)
+    pending.add(proposal())
+
+
+@in_loop
+async def test_byte_bound_counts_down_on_every_way_out() -> None:
+    pending = make(count=1000, size=10)
+    for _ in range(20):
+        pending.add(proposal(b"12345"))
+        pending.add(proposal(b"12345"))
+        with pytest.raises(OverloadedError):
+            pending.add(proposal(b"1"))
+        # one is cancelled before it is proposed, one is applied
+        cancelled, applied = pending.queued
+        cancelled.future.cancel()
+        taken = pending.take()
+        assert taken == [applied]
+        pending.proposed(1, taken)
+        assert pending.applied(1) == [applied]
+        # one is aborted, one refused
+        pending.add(proposal(b"12345"))
+        pending.proposed(2, pending.take())
+        pending.abort(2, LeadershipLostError("lost"))
+        pending.add(proposal(b"12345"))
+        pending.refuse_queued(NotLeaderError("not leader"))
+    assert len(pending) == 0
+
+
+@in_loop
+async def test_abort_fails_only_the_tail_as_unknown() -> None:
+    """Leadership lost: what is above the commit index may yet be committed (S35)."""
+    pending = make()
+    proposals = [proposal() for _ in range(3)]
+    for one in proposals:
+        pending.add(one)
+    pending.proposed(7, pending.take())
+    pending.abort(8, LeadershipLostError("lost"))
+    assert not proposals[0].future.done()
+    for one in proposals[1:]:
+        error = one.future.exception()
+        assert isinstance(error, LeadershipLostError)
+        assert error.outcome is Outcome.UNKNOWN
+    assert pending.applied(9) == [proposals[0]]
+
+
+@in_loop
+async def test_applied_skips_entries_without_a_client() -> None:
+    pending = make()
+    pending.proposed(5, [None])
+    one = proposal()
+    pending.add(one)
+    pending.proposed(6, pending.take())
+    assert pending.applied(6) == [None, one]
+
+
+@in_loop
+async def test_a_cancelled_command_that_was_not_proposed_is_dropped() -> None:
+    pending = make()
+    one, two = proposal(), proposal()
+    pending.add(one)
+    pending.add(two)
+    one.future.cancel()
+    assert pending.is_queued(one.future)
+    assert pending.take() == [two]
+    assert not pending.is_queued(one.future)

@@ -93,6 +93,12 @@ class Raft:
         The stores and the transport belong to the server from here on: `shutdown` closes them.
 
         Args:
+            config: checked here.
+            fsm: the application's state machine.
+            log_store: the log; may be the same object as `stable_store`, for one commit a turn.
+            stable_store: term, vote, configurations.
+            snapshot_store: None where no snapshots are kept.
+            transport: started here.
             forward_read: asks the leader for a read index, within a timeout in seconds (used by
                 `read_index` on a follower; without it a follower's read is a NotLeaderError).
             rng: source of election timeouts; the system's where None.
@@ -149,7 +155,7 @@ class Raft:
         return Applied(index, response)
 
     async def barrier(self, *, timeout: float | None = None) -> Index:
-        """Wait until everything before this call is applied here (leader only). Raises as `apply`."""
+        """Wait until everything before this call is applied here (leader only). As `apply`."""
         future = self._driver.propose(LogType.BARRIER, b"", b"")
         return (await self._within(future, timeout))[0]
 
@@ -360,7 +366,6 @@ class Raft:
     def stats(self) -> dict[str, str | int | float | None]:
         """Figures for people and monitoring; the keys are hashicorp/raft's where it has them."""
         core = self._driver.core
-        servers = core.configuration.servers
         return {
             "state": self.state.value,
             "term": core.term,
@@ -371,7 +376,7 @@ class Raft:
             "fsm_pending": core.commit_index - self.applied_index,
             "pending_applies": len(self._driver.pending),
             "last_contact": self.last_contact,
-            "num_peers": sum(1 for s in servers if s.id != self.id and s.suffrage is Suffrage.VOTER),
+            "num_peers": len([s for s in core.configuration.voters if s.id != self.id]),
             "latest_configuration_index": core.configuration_index,
             "protocol_version": 3,
             "failure": None if self.failure is None else str(self.failure),

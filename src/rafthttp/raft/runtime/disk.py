@@ -73,7 +73,9 @@ class _Stores:
 class InlineLane:
     """For stores that never wait: everything happens in the call."""
 
-    def __init__(self, log: LogStore, stable: StableStore, on_failed: Callable[[int, Exception], None]) -> None:
+    def __init__(
+        self, log: LogStore, stable: StableStore, on_failed: Callable[[int, Exception], None]
+    ) -> None:
         self._stores = _Stores(log, stable)
         self._on_failed = on_failed
         self._closed = False
@@ -117,7 +119,7 @@ class ThreadLane:
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
-        # Unbounded by itself: the driver bounds pending proposals, and peers their frames in flight.
+        # Unbounded by itself: pending proposals and the frames of a leader in flight are bounded.
         self._queue: queue.SimpleQueue[tuple[int, LogWrite] | Callable[[], None] | None]
         self._queue = queue.SimpleQueue()
         self._closed: asyncio.Future[None] | None = None

@@ -19,13 +19,10 @@ from rafthttp.raft.config import Config
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import (
     CoreConfig,
-    Heartbeat,
     InitialState,
     Persist,
     Ready,
-    Send,
     SoftState,
-    VoteRequest,
 )
 from rafthttp.raft.errors import (
     DifferentLeaderError,
@@ -34,10 +31,8 @@ from rafthttp.raft.errors import (
     NotLeaderError,
     Outcome,
     RaftError,
-    RemoteError,
     ShutdownError,
     StorageFailedError,
-    TransportError,
     UnknownLeaderError,
 )
 from rafthttp.raft.fsm import FSM
@@ -45,7 +40,7 @@ from rafthttp.raft.runtime.applier import Applier
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
 from rafthttp.raft.runtime.inbound import Inbound
-from rafthttp.raft.runtime.peers import PeerLane
+from rafthttp.raft.runtime.outbound import Outbound
 from rafthttp.raft.runtime.proposals import Pending, Proposal
 from rafthttp.raft.runtime.reads import LeaderReads
 from rafthttp.raft.runtime.restart import (
@@ -64,27 +59,18 @@ from rafthttp.raft.types import (
     LogType,
     LogWrite,
     ServerAddress,
-    ServerID,
     State,
     Term,
 )
 from rafthttp.raft.wire.configuration import encode_configuration
 from rafthttp.raft.wire.entries import encode_log, encode_logs
-from rafthttp.raft.wire.records import (
-    AppendEntriesResponse,
-    RequestPreVoteRequest,
-    RequestVoteRequest,
-    RPCHeader,
-    TimeoutNowRequest,
-)
+from rafthttp.raft.wire.records import RPCHeader
 
 _log = logging.getLogger("rafthttp.raft")
 
 # A turn that does not come to rest gives the loop its turn in between; each pass has its own work,
 # so a handful covers every real chain (proposal, inline write, commit, apply).
 _READY_A_TURN_MAX: Final = 16
-# hashicorp/raft's text for a peer that does not know RequestPreVote; counts as granted (wire facts).
-_UNKNOWN_RPC: Final = "unexpected command"
 
 
 class Driver:
@@ -122,7 +108,7 @@ class Driver:
         self.pending = Pending(
             config.pending_applies_max, config.pending_bytes_max, config.entry_size_bytes_max
         )
-        self._cache = LogCache(state.last_index)
+        self.cache = LogCache(state.last_index)
         self._log_store = log_store
         self.disk: DiskLane = (
             ThreadLane(log_store, stable_store, self._on_durable, self._on_write_failed)
@@ -131,14 +117,11 @@ class Driver:
         )
         self._durable_index: Index = state.last_index
         self.applier = Applier(
-            fsm, self._cache, self.pending, state.snapshot_index, self._read, self._fail
+            fsm, self.cache, self.pending, state.snapshot_index, self.read, self.fail
         )
-        self._header = RPCHeader(
-            id=config.local_id, address=ServerAddress(transport.local_address)
-        )
-        self.inbound = Inbound(self.core, self._cache, self._header, self.now_ns, self.wake)
-        self._lanes: dict[ServerID, PeerLane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._header = RPCHeader(id=config.local_id, address=ServerAddress(transport.local_address))
+        self.inbound = Inbound(self.core, self.cache, self._header, self.now_ns, self.wake)
+        self._outbound = Outbound(self.core, transport, self._header, config.election_timeout, self)
         self._turn_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -199,7 +182,7 @@ class Driver:
             index, self.core.term, LogType.CONFIGURATION, data, b"", self._wall_ns()
         )
         self.core.propose_configuration(configuration, len(record), now)
-        self._cache.append([record])
+        self.cache.append([record])
         self.pending.proposed(index, [Proposal(LogType.CONFIGURATION, b"", b"", future)])
         self.wake()
         return future
@@ -283,10 +266,10 @@ class Driver:
                 self.wake()
             if self._watchers:
                 self._check_watchers()
-            self._cache.trim(min(self.applier.applied, self._durable_index))
+            self.cache.trim(min(self.applier.applied, self._durable_index))
             self._arm()
         except Exception as error:  # noqa: BLE001 - a broken driver must stop, loudly, not go on
-            self._fail(error)
+            self.fail(error)
 
     def _propose_queued(self, now: int) -> None:
         proposals = self.pending.take()
@@ -310,31 +293,20 @@ class Driver:
             ]
         index = self.core.propose([len(record) for record in records], now)
         assert index == first, "proposals stand behind the log"
-        self._cache.append(records)
+        self.cache.append(records)
         self.pending.proposed(first, proposals)
 
     def _execute(self, ready: Ready, now: int) -> None:
         """Carry out one `Ready`, in the order its docstring asks for."""
         if ready.noop is not None:
-            record = encode_log(
-                ready.noop, self.core.term, LogType.NOOP, b"", b"", self._wall_ns()
-            )
-            self._cache.append([record])
+            record = encode_log(ready.noop, self.core.term, LogType.NOOP, b"", b"", self._wall_ns())
+            self.cache.append([record])
             self.pending.proposed(ready.noop, [None])
         if ready.persist is not None:
             self._persist(ready.persist, now)
         if ready.soft_state is not None or ready.configuration_changed:
-            self._sync_lanes()
-        for send in ready.sends:
-            self._lanes[send.peer].send(send)
-        for heartbeat in ready.heartbeats:
-            self._lanes[heartbeat.peer].heartbeat(heartbeat)
-        for vote in ready.votes:
-            self._spawn(self._request_vote(vote))
-        if ready.timeout_now is not None:
-            self._spawn(self._timeout_now(ready.timeout_now))
-        if ready.probe_leader is not None:
-            self._spawn(self._probe_leader(ready.probe_leader))
+            self._outbound.sync_lanes()
+        self._outbound.execute(ready)
         for reply in ready.replies:
             self.inbound.reply(reply)
         if ready.aborted_from is not None:
@@ -377,8 +349,10 @@ class Driver:
             term = self._term_at(first)
             end = last
             if self._term_at(last) != term:
-                end = bisect.bisect_right(range(first, last + 1), term, key=self._term_at) + first - 1
-            batches.append(LogBatch(first, term, self._cache.get(first, end)))
+                end = (
+                    bisect.bisect_right(range(first, last + 1), term, key=self._term_at) + first - 1
+                )
+            batches.append(LogBatch(first, term, self.cache.get(first, end)))
             first = end + 1
         return tuple(batches)
 
@@ -438,128 +412,20 @@ class Driver:
         if self.closed:
             return
         if self.failure is None:
-            _log.error("%s takes no part any more: the disk failed: %s", self._config.local_id, error)
+            _log.error(
+                "%s takes no part any more: the disk failed: %s", self._config.local_id, error
+            )
             self.failure = error
         self.core.on_persist_failed(seq, self.now_ns())
         self.wake()
 
-    async def _read(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
+    async def read(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
+        """Records `first..last` from disk; fewer where they are larger, at least one."""
         return await self.disk.call(self._log_store.get_records, first, last, size_bytes_max)
-
-    # -- peers
-
-    def _sync_lanes(self) -> None:
-        """One lane for each other server while this one leads."""
-        wanted = {}
-        if self.core.state is State.LEADER:
-            wanted = {s.id: s for s in self.core.configuration if s.id != self._config.local_id}
-        for peer, lane in list(self._lanes.items()):
-            server = wanted.get(peer)
-            if server is None or server.address != lane.server.address:
-                lane.close()
-                del self._lanes[peer]
-                if server is not None:
-                    self.core.on_append_entries_failed(peer, lane.epoch, self.now_ns())
-        for peer, server in wanted.items():
-            if peer not in self._lanes:
-                self._lanes[peer] = PeerLane(
-                    server, self._transport, self._cache, self._read, self
-                )
-
-    def on_append_response(self, send: Send, response: AppendEntriesResponse) -> None:
-        """The answer to an AppendEntries (from a `PeerLane`)."""
-        self.core.on_append_entries_response(
-            send,
-            response.term,
-            response.success,
-            response.last_log,
-            response.no_retry_backoff,
-            self.now_ns(),
-        )
-        self.wake()
-
-    def on_heartbeat_response(self, heartbeat: Heartbeat, response: AppendEntriesResponse) -> None:
-        """The answer to a heartbeat (from a `PeerLane`)."""
-        self.core.on_heartbeat_response(
-            heartbeat, response.term, response.success, self.now_ns()
-        )
-        self.wake()
-
-    def on_append_failed(self, peer: ServerID, epoch: int) -> None:
-        """A replication stream is gone (from a `PeerLane`)."""
-        self.core.on_append_entries_failed(peer, epoch, self.now_ns())
-        self.wake()
-
-    async def _request_vote(self, vote: VoteRequest) -> None:
-        server = self.core.configuration.get(vote.peer)
-        if server is None:
-            return
-        timeout = self._config.election_timeout
-        try:
-            if vote.pre_vote:
-                request = RequestPreVoteRequest(
-                    self._header, vote.term, vote.last_index, vote.last_term
-                )
-                answer = await self._transport.request_pre_vote(server, request, timeout)
-            else:
-                answer = await self._transport.request_vote(
-                    server,
-                    RequestVoteRequest(
-                        self._header,
-                        vote.term,
-                        self._header.address,
-                        vote.last_index,
-                        vote.last_term,
-                        vote.leadership_transfer,
-                    ),
-                    timeout,
-                )
-            term, granted = answer.term, answer.granted
-        except RemoteError as error:
-            if not vote.pre_vote or _UNKNOWN_RPC not in str(error):
-                return
-            term, granted = vote.term, True
-        except TransportError as error:
-            _log.debug("no vote from %s: %s", vote.peer, error)
-            return
-        if not self.closed:
-            self.core.on_vote_response(vote, term, granted, self.now_ns())
-            self.wake()
-
-    async def _timeout_now(self, peer: ServerID) -> None:
-        server = self.core.configuration.get(peer)
-        if server is None:
-            return
-        try:
-            await self._transport.timeout_now(
-                server, TimeoutNowRequest(self._header), self._config.election_timeout
-            )
-        except TransportError as error:
-            _log.warning("TimeoutNow to %s: %s", peer, error)
-
-    async def _probe_leader(self, peer: ServerID) -> None:
-        leader = self.leader
-        alive = False
-        if leader is not None and leader.id == peer:
-            alive = await self._transport.probe(leader.address, self._config.election_timeout)
-        if not self.closed:
-            self.core.on_leader_probed(peer, alive, self.now_ns())
-            self.wake()
-
-    def _spawn(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            assert isinstance(error, Exception)
-            self._fail(error)
 
     # -- the end
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Something that must not happen did: stop taking part, and say so."""
         if self.closed:
             return
@@ -583,13 +449,8 @@ class Driver:
                 watcher.set_exception(stopped)
                 watcher.exception()
         self.applier.close(stopped)
-        for lane in self._lanes.values():
-            lane.close()
         self.inbound.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._outbound.close()
         await self._transport.close()
         await self.disk.close()
 

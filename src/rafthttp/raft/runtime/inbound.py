@@ -221,4 +221,3 @@ class Inbound:
         known = self.leader
         if known is None or known.id != leader or known.address != address:
             self.leader = Leader(leader, address)
-

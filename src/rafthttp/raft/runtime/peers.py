@@ -114,9 +114,7 @@ class PeerLane:
             )
         self._inflight.append((send, self._loop.time()))
         self._append.send(
-            AppendFrame(
-                send.term, send.prev_index, send.prev_term, records, send.leader_commit
-            )
+            AppendFrame(send.term, send.prev_index, send.prev_term, records, send.leader_commit)
         )
 
     async def _send_from_disk(self) -> None:

@@ -50,7 +50,8 @@ class Pending:
         size = len(proposal.data) + len(proposal.extensions)
         if size > self._entry_size_bytes_max:
             raise EntryTooLargeError(
-                f"the command has {size} bytes; entry_size_bytes_max is {self._entry_size_bytes_max}"
+                f"the command has {size} bytes;"
+                f" entry_size_bytes_max is {self._entry_size_bytes_max}"
             )
         if len(self) >= self._count_max or self._bytes + size > self._bytes_max:
             raise OverloadedError(f"{len(self)} commands of {self._bytes} bytes are pending")

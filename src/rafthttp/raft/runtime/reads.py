@@ -59,7 +59,7 @@ class LeaderReads:
 
 
 class FollowerReads:
-    """Readers on a follower. One forward is under way at a time; who comes meanwhile shares the next.
+    """Readers on a follower: one forward at a time, and who comes meanwhile shares the next.
 
     A reader must not share a forward that has already been sent: its index may be older than a
     write that reader has seen.

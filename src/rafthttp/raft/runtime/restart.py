@@ -36,7 +36,7 @@ _SCAN_BYTES: Final = 4 << 20
 
 def encode_hard_state(state: HardState) -> bytes:
     """The stored form of term and vote."""
-    return cast("bytes", msgpack.packb([state.term, state.voted_for]))
+    return msgpack.packb([state.term, state.voted_for])
 
 
 def decode_hard_state(data: bytes | None) -> HardState:
@@ -59,7 +59,7 @@ def decode_hard_state(data: bytes | None) -> HardState:
 
 def encode_configurations(pairs: tuple[tuple[Index, Configuration], ...]) -> bytes:
     """The stored form of the (index, configuration) pairs."""
-    return cast("bytes", msgpack.packb([[i, encode_configuration(c)] for i, c in pairs]))
+    return msgpack.packb([[i, encode_configuration(c)] for i, c in pairs])
 
 
 def has_existing_state(
@@ -123,7 +123,9 @@ def load(
             " between them are missing"
         )
     hard_state = decode_hard_state(stable_store.get(HARD_STATE))
-    runs = log_store.term_runs(max(first, snapshot_index + 1), last) if last > snapshot_index else []
+    runs = (
+        log_store.term_runs(max(first, snapshot_index + 1), last) if last > snapshot_index else []
+    )
     highest = runs[-1][1] if runs else snapshot_term
     if hard_state.term < highest:
         hard_state = HardState(highest, None)

@@ -9,6 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from rafthttp.http.access import (
+        Authorize,
+        HeadersFactory,
+        PeerInfo,
+        Principal,
+        Purpose,
+        Refusal,
+        allow_cidrs,
+        allow_everybody,
+        allow_loopback,
+        bearer_token,
+        require_all,
+        token_headers,
+    )
+    from rafthttp.http.dial import Dial, dial_tcp, dial_tls
+    from rafthttp.http.handler import ForwardRequest, ForwardResponse, Handler
+    from rafthttp.http.layer import Layer
+    from rafthttp.http.membership import ChangeRequest
+    from rafthttp.node import Node
     from rafthttp.raft.config import Config
     from rafthttp.raft.errors import (
         CantBootstrapError,
@@ -32,6 +51,7 @@ if TYPE_CHECKING:
         ProtocolError,
         RaftError,
         RaftHttpError,
+        RemoteApplyError,
         RemoteError,
         RequestRefusedError,
         ShutdownError,
@@ -67,36 +87,50 @@ if TYPE_CHECKING:
 __all__ = [
     "FSM",
     "Applied",
+    "Authorize",
     "CantBootstrapError",
+    "ChangeRequest",
     "Config",
     "ConfigError",
     "Configuration",
     "ConfigurationChangeError",
     "CorruptLogError",
     "DataDirectoryError",
+    "Dial",
     "DifferentLeaderError",
     "EntryTooLargeError",
     "FSMSnapshot",
     "ForwardError",
+    "ForwardRequest",
+    "ForwardResponse",
     "FrameTooLargeError",
+    "Handler",
     "HandshakeError",
+    "HeadersFactory",
     "HttpError",
     "Index",
     "LatestConfiguration",
+    "Layer",
     "Leader",
     "LeadershipLostError",
     "LeadershipTransferError",
     "Log",
     "LogType",
     "MembershipError",
+    "Node",
     "NotLeaderError",
     "Outcome",
     "OverloadedError",
+    "PeerInfo",
     "PeerUnreachableError",
+    "Principal",
     "ProtocolError",
+    "Purpose",
     "Raft",
     "RaftError",
     "RaftHttpError",
+    "Refusal",
+    "RemoteApplyError",
     "RemoteError",
     "RequestRefusedError",
     "Server",
@@ -112,11 +146,38 @@ __all__ = [
     "TimedOutError",
     "TransportError",
     "UnknownLeaderError",
+    "allow_cidrs",
+    "allow_everybody",
+    "allow_loopback",
+    "bearer_token",
     "bootstrap_cluster",
+    "dial_tcp",
+    "dial_tls",
     "has_existing_state",
+    "require_all",
+    "token_headers",
 ]
 
 _ROOMS: Final = {
+    "rafthttp.http.access": (
+        "Authorize",
+        "HeadersFactory",
+        "PeerInfo",
+        "Principal",
+        "Purpose",
+        "Refusal",
+        "allow_cidrs",
+        "allow_everybody",
+        "allow_loopback",
+        "bearer_token",
+        "require_all",
+        "token_headers",
+    ),
+    "rafthttp.http.dial": ("Dial", "dial_tcp", "dial_tls"),
+    "rafthttp.http.handler": ("ForwardRequest", "ForwardResponse", "Handler"),
+    "rafthttp.http.layer": ("Layer",),
+    "rafthttp.http.membership": ("ChangeRequest",),
+    "rafthttp.node": ("Node",),
     "rafthttp.raft.config": ("Config",),
     "rafthttp.raft.errors": (
         "CantBootstrapError",
@@ -140,6 +201,7 @@ _ROOMS: Final = {
         "ProtocolError",
         "RaftError",
         "RaftHttpError",
+        "RemoteApplyError",
         "RemoteError",
         "RequestRefusedError",
         "ShutdownError",
@@ -178,13 +240,15 @@ _ROOMS: Final = {
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    room = _ROOM_OF.get(name)
-    if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(room), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else type checkers take every name for known
+
+    def __getattr__(name: str) -> object:
+        room = _ROOM_OF.get(name)
+        if room is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(room), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,467 @@
-"""Node."""
+"""`Node`: one member of a cluster inside an application, from start to stop.
+
+Knows how the parts fit together (stores, handler, layer, transport, server, membership); none of
+what they do. Everything here can be done by hand with the same parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from rafthttp import forwarding
+from rafthttp.forwarding import Forwarder, ForwardFormatError, ForwardRefusedError
+from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
+from rafthttp.http.dial import Dial, dial_tcp
+from rafthttp.http.grammar import parse_address, parse_id, parse_path
+from rafthttp.http.handler import ForwardRequest, ForwardResponse, Handler
+from rafthttp.http.layer import Layer
+from rafthttp.http.membership import handle_change_requests
+from rafthttp.joining import join, join_target, pack_targets, unpack_targets
+from rafthttp.raft.config import Config
+from rafthttp.raft.errors import (
+    ConfigError,
+    EntryTooLargeError,
+    Outcome,
+    OverloadedError,
+    RaftError,
+    ShutdownError,
+    TimedOutError,
+    UnknownLeaderError,
+)
+from rafthttp.raft.fsm import FSM
+from rafthttp.raft.raft import Raft, bootstrap_cluster, has_existing_state
+from rafthttp.raft.storage.memory import MemoryStore
+from rafthttp.raft.storage.sqlite import SqliteStore
+from rafthttp.raft.transport.network import NetworkTransport
+from rafthttp.raft.types import (
+    Configuration,
+    Index,
+    Leader,
+    Server,
+    State,
+)
+
+_log = logging.getLogger("rafthttp.node")
+
+CLUSTER_ID: Final = b"ClusterID"
+"""Stable key: text minted at bootstrap, adopted at join."""
+
+PENDING_JOIN: Final = b"PendingJoin"
+"""Stable key: whom to ask, from the first request to join until it is done."""
+
+# Pauses between tries to reach a leader, doubled from the first to the last, with jitter; a change
+# of leader ends them early. An election takes a tenth of a second at best.
+_PAUSES: Final = (0.01, 0.25)
+# The membership task ends with the server; this bound only keeps a defect from hanging `stop`.
+_FINISH_WAIT: Final = 5.0
+# Room for the envelope of a forwarded entry, and for a batch of small ones.
+_FORWARD_ROOM_BYTES: Final = 2 * forwarding.BATCH_SIZE_BYTES_MAX
+# Trying again helps in none of these.
+_FINAL: Final = (EntryTooLargeError, ForwardRefusedError, OverloadedError)
+
+_T = TypeVar("_T")
+_Scope: TypeAlias = MutableMapping[str, Any]
+_Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Node:
+    """One member of a cluster on an HTTP port that an application serves.
+
+    Args:
+        node_id: name of this member, unique in its cluster for all time.
+        address: `HOST:PORT` at which the other members reach the application's port.
+        fsm: the application's state machine.
+        data_dir: where log, term and vote are kept; None keeps them in memory (a voter that
+            forgets them at a restart can break the cluster's promises).
+        bootstrap: begin a new cluster with this member alone, unless there is state already.
+        join: URLs of members to ask to be added, in the background, once this node's port serves.
+            For a member of long standing it changes nothing.
+        path: the endpoint's path, the same on every member.
+        token: shared secret of the members.
+        authorize: who may use the endpoint, instead of what `token` implies. Without either only
+            the own host may.
+        headers: added to requests to other members, instead of what `token` implies.
+        dial: how to reach other members; plain TCP by default.
+        scheme: `https` where `dial` speaks TLS.
+        config: settings; its `local_id` must be `node_id`.
+        timeout: seconds for one handshake, forward or membership call, and the default of `apply`.
+
+    Attributes:
+        join_error: why joining has not succeeded yet, or None.
+
+    Raises:
+        ConfigError: an argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        address: str,
+        *,
+        fsm: FSM,
+        data_dir: str | Path | None = None,
+        bootstrap: bool = False,
+        join: Sequence[str] = (),
+        path: str = "/raft",
+        token: str | None = None,
+        authorize: Authorize | None = None,
+        headers: HeadersFactory | None = None,
+        dial: Dial | None = None,
+        scheme: str = "http",
+        config: Config | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        try:
+            self.id = parse_id(node_id)
+            self.address = parse_address(address)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.path = parse_path(path)
+        self.config = Config(self.id) if config is None else config
+        self.config.validate()
+        if self.config.local_id != self.id:
+            raise ConfigError(f"config.local_id is {self.config.local_id!r}, not {node_id!r}")
+        if not timeout > 0:
+            raise ConfigError(f"timeout is {timeout}; it must be above 0")
+        self.timeout = timeout
+        self.join_error: str | None = None
+        self._fsm = fsm
+        self._data_dir = None if data_dir is None else Path(data_dir)
+        self._bootstrap = bootstrap
+        self._join = [join_target(url) for url in join]
+        self._authorize, self._headers = authorize, headers
+        if token is not None:
+            self._authorize = authorize or bearer_token(token)
+            self._headers = headers or token_headers(token)
+        self._dial = dial or dial_tcp()
+        self._scheme = scheme
+        self._leader_changed = asyncio.Event()
+        self._handler: Handler | None = None
+        self._raft: Raft | None = None
+        self._stack: AsyncExitStack | None = None
+        self._layer: Layer
+        self._stable: MemoryStore | SqliteStore
+        self._forwarder: Forwarder
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the stores and take part; joining goes on in the background.
+
+        Raises:
+            StorageError: the data directory cannot be used.
+        """
+        if self._stack is not None:
+            raise RuntimeError("this node is running")
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Stop taking part and close everything. Idempotent."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
+        """For `FastAPI(lifespan=node.lifespan)` and the like."""
+        del app
+        async with self:
+            yield
+
+    def mount(self, app: Starlette, path: str | None = None) -> None:
+        """Put the endpoint on a Starlette or FastAPI application, as an exact route.
+
+        A `Mount` would answer the path itself with a redirect to a trailing slash, which the
+        streams of other members do not follow. An application that is mounted below a prefix gives
+        the rest of the node's path.
+
+        Raises:
+            ConfigError: `path` is not where the other members look for it.
+        """
+        path = self.path if path is None else path
+        if not self.path.endswith(path) or not path.startswith("/"):
+            raise ConfigError(f"cannot mount at {path!r}: the node's path is {self.path!r}")
+        app.router.routes.append(Route(path, endpoint=_Endpoint(self)))
+
+    async def asgi(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """The endpoint as an ASGI application; 503 while the node does not run."""
+        if self._handler is not None:
+            await self._handler(scope, receive, send)
+            return
+        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"the node is not running\n"})
+
+    @property
+    def raft(self) -> Raft:
+        """The server.
+
+        Raises:
+            ShutdownError: the node does not run.
+        """
+        if self._raft is None:
+            raise ShutdownError("the node is not running")
+        return self._raft
+
+    @property
+    def leader(self) -> Leader | None:
+        """Who leads, as far as this node knows; None also while it does not run."""
+        return None if self._raft is None else self._raft.leader_with_id()
+
+    @property
+    def cluster_id(self) -> str | None:
+        """Name of the cluster this node is, or was, a member of."""
+        return None if self._raft is None else self._layer.cluster_id
+
+    # -- commands and reads
+
+    async def apply(self, data: bytes, *, timeout: float | None = None) -> Any:
+        """Replicate one command, here or through the leader; returns the state machine's answer.
+
+        A definite refusal (not the leader, no leader yet) is tried again until the deadline; what
+        may have reached a leader is never sent again. An answer that comes from another process
+        has crossed msgpack: None, bool, int, float, str, bytes, list and dict stay what they are.
+
+        Raises:
+            RaftError: its `outcome` says whether the command may yet be applied.
+            RemoteApplyError: the leader's state machine raised; on the leader itself the exception
+                is raised as it is.
+        """
+        size, most = len(data), self.config.entry_size_bytes_max
+        if size > most:
+            raise EntryTooLargeError(f"the command has {size} bytes; at most {most} are allowed")
+        return await self._retry(lambda remaining: self._apply_once(data, remaining), timeout)
+
+    async def read_index(self, *, timeout: float | None = None) -> Index:
+        """Wait until a local read is linearizable; tried again until the deadline.
+
+        Raises:
+            RaftError: definite; nothing was read.
+        """
+        return await self._retry(
+            lambda remaining: self.raft.read_index(timeout=remaining), timeout, repeatable=True
+        )
+
+    async def linearizable(self, *, timeout: float | None = None) -> None:
+        """`read_index` for who does not need the index: read the state machine after it."""
+        await self.read_index(timeout=timeout)
+
+    async def leave(self, *, timeout: float | None = None) -> None:
+        """Ask the cluster to remove this node; it goes on running, as a member of nothing.
+
+        Raises:
+            MembershipError: it was not done within the timeout, or refused.
+        """
+        leader = self.raft.leader_with_id()
+        target = self.address if leader is None else leader.address
+        await self._layer.leave(self.id, target, self.timeout if timeout is None else timeout)
+
+    # -- inside
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        self._stable = store = await self._open_store()
+        async with AsyncExitStack() as until_owned:  # from `Raft.start` on, the server closes it
+            until_owned.callback(store.close)
+            if self._bootstrap and not has_existing_state(store, store, None):
+                store.set({CLUSTER_ID: uuid.uuid4().hex.encode()})
+                alone = Configuration((Server(self.id, self.address),))
+                await bootstrap_cluster(self.config, store, store, None, alone)
+            stored = store.get(CLUSTER_ID)
+            handler = Handler(
+                self.timeout,
+                self._authorize,
+                forward=self._on_forward,
+                cluster_id=None if stored is None else stored.decode(),
+                forward_size_bytes_max=self.config.entry_size_bytes_max + _FORWARD_ROOM_BYTES,
+            )
+            layer = Layer(
+                self.path,
+                self.address,
+                handler,
+                self._dial,
+                headers=self._headers,
+                scheme=self._scheme,
+            )
+            transport = NetworkTransport(layer, timeout=self.timeout)
+            until_owned.push_async_callback(transport.close)
+            raft = await Raft.start(
+                self.config,
+                self._fsm,
+                store,
+                store,
+                None,
+                transport,
+                forward_read=self._forward_read,
+            )
+            until_owned.pop_all()
+        self._raft, self._layer, self._handler = raft, layer, handler
+        self._forwarder = Forwarder(
+            self._forward_commands, pending_bytes_max=self.config.pending_bytes_max
+        )
+        stack.callback(self._forget)
+        requests = asyncio.create_task(handle_change_requests(raft, handler.requests()))
+        stack.push_async_callback(_finish, requests)
+        stack.push_async_callback(raft.shutdown)
+        stack.push_async_callback(self._forwarder.close)
+        for work in (self._watch_leader(raft), self._join_in_background()):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
+
+    async def _open_store(self) -> MemoryStore | SqliteStore:
+        if self._data_dir is None:
+            return MemoryStore()
+        return await asyncio.to_thread(SqliteStore.open, self._data_dir, self.id)
+
+    def _forget(self) -> None:
+        self._raft = self._handler = None
+
+    async def _watch_leader(self, raft: Raft) -> None:
+        async for leader in raft.leader_changes():
+            _log.info("%s: leader is %s", self.id, "unknown" if leader is None else leader.id)
+            self._leader_changed.set()
+            self._leader_changed = asyncio.Event()
+
+    async def _join_in_background(self) -> None:
+        """Ask to be added until it is done; a join that a crash cut short is taken up again."""
+        targets = self._join or unpack_targets(self._stable.get(PENDING_JOIN))
+        if not targets:
+            return
+        await self._set({PENDING_JOIN: pack_targets(targets)})
+        through = await join(self._layer, self.id, targets, self.timeout, self._on_join_error)
+        self.join_error = None
+        _log.info("%s: a member, joined through %s", self.id, through)
+        values: dict[bytes, bytes | None] = {PENDING_JOIN: None}
+        if self._layer.cluster_id is not None:
+            values[CLUSTER_ID] = self._layer.cluster_id.encode()
+        await self._set(values)
+
+    def _on_join_error(self, text: str) -> None:
+        if text != self.join_error:
+            _log.warning("%s: %s", self.id, text)
+        self.join_error = text
+
+    async def _set(self, values: Mapping[bytes, bytes | None]) -> None:
+        if self._data_dir is None:
+            self._stable.set(values)
+        else:
+            await asyncio.to_thread(self._stable.set, values)
+
+    async def _retry(
+        self,
+        once: Callable[[float], Awaitable[_T]],
+        timeout: float | None,
+        *,
+        repeatable: bool = False,
+    ) -> _T:
+        """Call `once` with the seconds left until it succeeds or may not be called again."""
+        loop = asyncio.get_running_loop()
+        timeout = self.timeout if timeout is None else timeout
+        deadline = loop.time() + timeout
+        pause, pause_max = _PAUSES
+        while True:
+            try:
+                return await once(max(deadline - loop.time(), 0.001))
+            except _FINAL:
+                raise
+            except RaftError as error:
+                if error.outcome is Outcome.UNKNOWN and not repeatable:
+                    raise
+                if self._raft is None or self._raft.state is State.SHUTDOWN:
+                    raise
+                remaining = deadline - loop.time()
+                if remaining <= 0:
+                    raise TimedOutError(
+                        f"not done within {timeout:g} s: {error}",
+                        outcome=Outcome.DEFINITE,
+                        leader=error.leader,
+                    ) from error
+            with suppress(TimeoutError):
+                jittered = pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+                async with asyncio.timeout(min(jittered, remaining)):
+                    await self._leader_changed.wait()
+            pause = min(pause * 2, pause_max)
+
+    async def _apply_once(self, data: bytes, timeout: float) -> Any:
+        raft = self.raft
+        if raft.state is State.LEADER:
+            return await raft.apply(data, timeout=timeout)
+        leader = raft.leader_with_id()
+        if leader is None or leader.id == self.id:
+            raise UnknownLeaderError("no leader is known")
+        return await self._forwarder.apply(leader, data, timeout)
+
+    async def _forward_commands(self, leader: Leader, body: bytes, timeout: float) -> bytes:
+        return await self._forward(leader, forwarding.APPLY, body, timeout)
+
+    async def _forward_read(self, leader: Leader, timeout: float) -> Index:
+        body = forwarding.encode_read_index(timeout)
+        answer = await self._forward(leader, forwarding.READ_INDEX, body, timeout)
+        return forwarding.decode_index(leader, answer)
+
+    async def _forward(self, leader: Leader, op: str, body: bytes, timeout: float) -> bytes:
+        response = await self._layer.forward(leader.address, op, body, timeout)
+        if response.status != 200:
+            text = response.body[:200].decode(errors="replace").strip()
+            forwarding.raise_for_status(leader, response.status, text)
+        return response.body
+
+    async def _on_forward(self, request: ForwardRequest) -> ForwardResponse:
+        """The leader's side. Never forwards further: the asking side tries the next leader."""
+        try:
+            answer = await forwarding.answer(self.raft, request.op, request.body)
+        except ForwardFormatError as error:
+            return ForwardResponse(400, str(error).encode())
+        except ShutdownError as error:
+            return ForwardResponse(503, str(error).encode())
+        return ForwardResponse(200, answer)
+
+
+class _Endpoint:
+    """An object, not a function: Starlette then hands over the bare ASGI call, any method."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        await self._node.asgi(scope, receive, send)
+
+
+async def _finish(task: asyncio.Task[None]) -> None:
+    """Wait for a task that ends by itself; not for ever."""
+    try:
+        async with asyncio.timeout(_FINISH_WAIT):
+            await task
+    except TimeoutError:
+        _log.error("the membership task did not end")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -16,6 +16,7 @@ RaftHttpError
 │   ├── ConfigurationChangeError     definite: the cluster refuses this change
 │   ├── CantBootstrapError           definite: there is state already
 │   └── ForwardError                 as `outcome` says: the way to the leader broke
+├── RemoteApplyError                 applied; the state machine of another process raised
 ├── StorageError                     the local disk
 │   ├── DataDirectoryError           in use, unwritable, of another id, of a newer format
 │   ├── CorruptLogError              a checksum or the order of the log is wrong
@@ -132,6 +133,14 @@ class ForwardError(RaftError):
     """The way to the leader broke; unknown once request bytes may have reached it."""
 
     default_outcome = Outcome.UNKNOWN
+
+
+class RemoteApplyError(RaftHttpError):
+    """The command was applied, and the leader's state machine raised, or its result cannot cross.
+
+    The text carries the exception's type and text. Nothing is unknown: every replica has applied
+    the entry.
+    """
 
 
 class StorageError(RaftHttpError):

@@ -1,0 +1,314 @@
+"""The key-value service's HTTP API, on one node's port.
+
+Knows HTTP and the public `Node`; keeps no state. A request is answered by any node: writes go to
+the leader through `Node.apply`, reads wait for `Node.linearizable` unless they may be stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route
+from starlette.types import Receive, Scope, Send
+
+from rafthttp import (
+    EntryTooLargeError,
+    MembershipError,
+    Node,
+    Outcome,
+    RaftError,
+    RemoteApplyError,
+    State,
+)
+from rafthttp.kv.access import Guard, Network, error_response
+from rafthttp.kv.commands import Command, CommandError, Operation, command_overhead, encode
+from rafthttp.kv.fsm import KVStateMachine
+from rafthttp.kv.openapi import DESCRIPTION
+
+LIST_LIMIT_DEFAULT: Final = 1000
+# One page is built in one go on the event loop: ten thousand keys take about 10 ms.
+LIST_LIMIT_MAX: Final = 10_000
+
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class _BadRequestError(ValueError):
+    """What the client sent cannot be understood; the text says why."""
+
+
+class KVService:
+    """The routes over one node and its state machine.
+
+    Args:
+        node: runs, or will run, the state machine.
+        fsm: the same object that `node` was given.
+        timeout: seconds for one request.
+        on_leave: called when this node has left its cluster on request.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        fsm: KVStateMachine,
+        *,
+        timeout: float = 5.0,
+        on_leave: Callable[[], None] | None = None,
+    ) -> None:
+        self._node = node
+        self._fsm = fsm
+        self._timeout = timeout
+        self._on_leave = on_leave
+
+    def routes(self) -> list[BaseRoute]:
+        """For a Starlette application; FastAPI takes them too."""
+        return [
+            _KeyRoute(self._key),
+            Route("/kv", self._guarded(self.list_keys), methods=["GET"]),
+            Route("/status", self._guarded(self.status), methods=["GET"]),
+            Route("/healthz", self._guarded(self.health), methods=["GET"]),
+            Route("/leave", self._guarded(self.leave), methods=["POST"]),
+            Route("/openapi.json", self._guarded(self.openapi), methods=["GET"]),
+        ]
+
+    # -- keys
+
+    async def put(self, request: Request, key: str) -> Response:
+        """Store the body under the key."""
+        room = self._node.config.entry_size_bytes_max - command_overhead(key)
+        value = await _read_body(request, room)
+        command = encode(Command(Operation.PUT, key, value))
+        await self._node.apply(command, timeout=self._timeout)
+        return Response(status_code=204)
+
+    async def delete(self, request: Request, key: str) -> Response:
+        """Delete the key; it need not be there, so that the request can be repeated."""
+        del request
+        command = encode(Command(Operation.DELETE, key))
+        await self._node.apply(command, timeout=self._timeout)
+        return Response(status_code=204)
+
+    async def get(self, request: Request, key: str) -> Response:
+        """The value, with its SHA-256 as entity tag."""
+        await self._wait_until_readable(request)
+        value = self._fsm.get(key)
+        if value is None:
+            return error_response(404, "there is no such key", leader=self._leader())
+        headers = {"ETag": f'"{hashlib.sha256(value).hexdigest()}"', "Cache-Control": "no-store"}
+        return Response(value, 200, headers, media_type="application/octet-stream")
+
+    async def list_keys(self, request: Request) -> Response:
+        """Keys with a prefix, in order, a page at a time."""
+        query = request.query_params
+        prefix, after = query.get("prefix", ""), query.get("after")
+        limit = _limit(query.get("limit"))
+        await self._wait_until_readable(request)
+        found = self._fsm.list(prefix, after=after, limit=limit + 1)
+        page = found[:limit]
+        keys = [{"key": info.key, "size": info.size} for info in page]
+        following = page[-1].key if len(found) > limit else None
+        return JSONResponse({"prefix": prefix, "keys": keys, "next": following})
+
+    # -- the node
+
+    async def status(self, request: Request) -> Response:
+        """What this node knows of itself and of the cluster."""
+        del request
+        node, raft = self._node, self._node.raft
+        latest = raft.get_configuration()
+        servers = [
+            {"id": s.id, "address": s.address, "suffrage": s.suffrage.name.lower()}
+            for s in latest.configuration
+        ]
+        return JSONResponse(
+            {
+                "id": raft.id,
+                "address": raft.address,
+                "path": node.path,
+                "cluster_id": node.cluster_id,
+                "state": raft.state.value,
+                "term": raft.current_term,
+                "leader": self._leader(),
+                "last_contact": raft.last_contact,
+                "commit_index": raft.commit_index,
+                "applied_index": raft.applied_index,
+                "last_index": raft.last_index,
+                "configuration_index": latest.index,
+                "servers": servers,
+                "join_error": node.join_error,
+                "keys": len(self._fsm),
+                "stats": raft.stats(),
+            }
+        )
+
+    async def health(self, request: Request) -> Response:
+        """200 while the node takes part, whether or not there is a leader now."""
+        del request
+        raft = self._node.raft
+        alive = raft.state is not State.SHUTDOWN
+        body = {"healthy": alive, "leader_known": raft.leader_with_id() is not None}
+        return JSONResponse(body, 200 if alive else 503)
+
+    async def leave(self, request: Request) -> Response:
+        """Remove this node from its cluster."""
+        del request
+        await self._node.leave()
+        if self._on_leave is not None:
+            self._on_leave()
+        return JSONResponse({"id": self._node.id, "left": True})
+
+    async def openapi(self, request: Request) -> Response:
+        """This API, for machines."""
+        del request
+        return JSONResponse(DESCRIPTION)
+
+    # -- inside
+
+    async def _key(self, request: Request) -> Response:
+        handlers = {"GET": self.get, "HEAD": self.get, "PUT": self.put, "DELETE": self.delete}
+        handler = handlers.get(request.method)
+        if handler is None:
+            headers = {"Allow": "GET, HEAD, PUT, DELETE"}
+            return error_response(405, f"{request.method} is not for keys", headers=headers)
+        return await self._answered(lambda: handler(request, _key_of(request.scope)))
+
+    def _guarded(self, endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def guarded(request: Request) -> Response:
+            return await self._answered(lambda: endpoint(request))
+
+        return guarded
+
+    async def _answered(self, call: Callable[[], Any]) -> Response:
+        """The answer, or what its error means in HTTP."""
+        try:
+            response: Response = await call()
+        except (_BadRequestError, CommandError) as error:
+            return error_response(400, str(error), leader=self._leader())
+        except EntryTooLargeError as error:
+            return error_response(413, str(error), leader=self._leader())
+        except RaftError as error:
+            leader = self._leader() if error.leader is None else error.leader._asdict()
+            if error.outcome is Outcome.UNKNOWN:
+                return error_response(504, str(error), outcome="unknown", leader=leader)
+            return error_response(503, str(error), leader=leader, headers=_RETRY_AFTER)
+        except MembershipError as error:
+            refused = error.status in {400, 401, 403}
+            status = error.status if refused and error.status else 503
+            return error_response(status, str(error), leader=self._leader(), headers=_RETRY_AFTER)
+        except RemoteApplyError as error:
+            return error_response(500, str(error), leader=self._leader())
+        return response
+
+    def _leader(self) -> dict[str, str] | None:
+        leader = self._node.leader
+        return None if leader is None else {"id": leader.id, "address": leader.address}
+
+    async def _wait_until_readable(self, request: Request) -> None:
+        consistency = request.query_params.get("consistency", "linearizable")
+        if consistency == "linearizable":
+            await self._node.linearizable(timeout=self._timeout)
+        elif consistency != "stale":
+            raise _BadRequestError("consistency is `linearizable` or `stale`")
+
+
+def create_app(
+    node: Node,
+    fsm: KVStateMachine,
+    *,
+    token: str | None = None,
+    allow: Sequence[Network] = (),
+    timeout: float = 5.0,
+    on_leave: Callable[[], None] | None = None,
+    manage_node: bool = True,
+) -> Starlette:
+    """The whole service of one node as one ASGI application: API, status, members' endpoint.
+
+    Args:
+        node: runs `fsm`; its endpoint is mounted too, and guards itself.
+        fsm: see `KVService`.
+        token: guards everything but `/healthz` and the endpoint.
+        allow: likewise, networks that may use the service; none means all.
+        timeout: see `KVService`.
+        on_leave: see `KVService`.
+        manage_node: start and stop the node with the application.
+    """
+    service = KVService(node, fsm, timeout=timeout, on_leave=on_leave)
+    guard = Middleware(Guard, token=token, allow=allow, open_paths=("/healthz", node.path))
+    app = Starlette(
+        routes=service.routes(),
+        middleware=[guard],
+        lifespan=node.lifespan if manage_node else None,
+    )
+    node.mount(app)
+    return app
+
+
+class _KeyRoute(BaseRoute):
+    """`/kv/{key}`, where the key is any text: Starlette's own converters stop at a line feed."""
+
+    def __init__(self, endpoint: Callable[[Request], Any]) -> None:
+        self._endpoint = endpoint
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found = scope["type"] == "http" and _route_path(scope).startswith("/kv/")
+        return (Match.FULL if found else Match.NONE), {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = await self._endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def _route_path(scope: Mapping[str, Any]) -> str:
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(root) else path
+
+
+def _key_of(scope: Mapping[str, Any]) -> str:
+    """The key as the client wrote it: servers decode `path` leniently, `raw_path` is exact."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None:
+        return _route_path(scope).removeprefix("/kv/")
+    encoded = raw.partition(b"?")[0].partition(b"/kv/")[2]
+    if _BAD_ESCAPE.search(encoded):
+        raise _BadRequestError("the key has a % that is not followed by two hexadecimal digits")
+    try:
+        return unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError as error:
+        raise _BadRequestError("the key is not valid UTF-8") from error
+
+
+async def _read_body(request: Request, size_bytes_max: int) -> bytes:
+    too_large = EntryTooLargeError(f"the value is over {size_bytes_max} bytes, the entry limit")
+    length = request.headers.get("content-length")
+    if length is not None and length.isdecimal() and int(length) > size_bytes_max:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > size_bytes_max:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect as error:
+        raise _BadRequestError("the body ended early") from error
+    return b"".join(chunks)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIST_LIMIT_DEFAULT
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= LIST_LIMIT_MAX:
+        raise _BadRequestError(f"limit is from 1 to {LIST_LIMIT_MAX}")
+    return int(text)

@@ -1,0 +1,121 @@
+"""An endpoint's ASGI side: scopes and messages into `Request` and back.
+
+Knows ASGI and no particular server. A server that can hand over its socket puts a `Connection` into
+`scope["extensions"]` (see `uvicorn.py`); the others can carry everything but raw streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, Protocol, TypeAlias, cast
+from urllib.parse import quote
+
+from rafthttp.http.messages import (
+    Headers,
+    PeerCertificate,
+    Request,
+    Response,
+    SocketAddress,
+)
+from rafthttp.http.stream import TransportStream
+from rafthttp.raft.errors import RequestRefusedError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handle: TypeAlias = Callable[[Request], Awaitable[Response | None]]
+
+EXTENSION: Final = "rafthttp.connection"
+"""Key in `scope["extensions"]` under which a server puts its `Connection`."""
+
+
+class Connection(Protocol):
+    """What a server tells of the socket below a request."""
+
+    @property
+    def client(self) -> SocketAddress | None:
+        """The socket peer, which no middleware has rewritten."""
+        ...
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """The verified TLS client certificate."""
+        ...
+
+    def take(self, head: bytes) -> TransportStream:
+        """Write `head` and hand over the connection; ConnectionError if it is gone."""
+        ...
+
+
+async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one ASGI connection of the type `http`; a WebSocket is refused.
+
+    Raises:
+        RuntimeError: any other type (a server takes that as "no lifespan here").
+    """
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+        return
+    if scope["type"] != "http":
+        raise RuntimeError(f"an endpoint does not serve {scope['type']!r}")
+    response = await handle(_request(scope, receive))
+    if response is None:
+        # The server has let go of the connection and ignores this; middleware wants to see it.
+        response = Response(101)
+        headers = [(b"upgrade", b"raft"), (b"connection", b"upgrade")]
+    else:
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in response.headers
+        ]
+        headers.append((b"content-length", str(len(response.body)).encode("ascii")))
+        if response.close and scope["http_version"].startswith("1"):
+            headers = [h for h in headers if h[0] != b"connection"]
+            upgrade = any(name == b"upgrade" for name, _ in headers)
+            headers.append((b"connection", b"close, upgrade" if upgrade else b"close"))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def _request(scope: Scope, receive: Receive) -> Request:
+    extensions: dict[str, Any] = scope.get("extensions") or {}
+    connection = cast("Connection | None", extensions.get(EXTENSION))
+    client: Any = scope.get("client")
+    raw_path: bytes | None = scope.get("raw_path")
+    path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+
+    async def read_body(size_bytes_max: int) -> bytes:
+        return await _read_body(receive, size_bytes_max)
+
+    return Request(
+        method=scope["method"],
+        scheme=scope.get("scheme", "http"),
+        path=path.partition("?")[0],
+        query=scope["query_string"].decode("latin-1"),
+        http_version=scope["http_version"],
+        headers=Headers(cast("list[tuple[bytes, bytes]]", scope["headers"])),
+        client=connection.client if connection is not None else _socket_address(client),
+        certificate=None if connection is None else connection.certificate,
+        read_body=read_body,
+        take=None if connection is None else connection.take,
+    )
+
+
+def _socket_address(client: Any) -> SocketAddress | None:
+    return None if client is None else (str(client[0]), int(client[1]))
+
+
+async def _read_body(receive: Receive, size_bytes_max: int) -> bytes:
+    chunks: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ConnectionResetError("the client is gone")
+        chunk: bytes = message.get("body", b"")
+        size_bytes += len(chunk)
+        if size_bytes > size_bytes_max:
+            raise RequestRefusedError(413, f"the body is larger than {size_bytes_max} bytes")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)

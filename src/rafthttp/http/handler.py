@@ -1,0 +1,380 @@
+"""`Handler`: the endpoint. It decides what a request is, who may, and what the answer is.
+
+Knows requests and answers, in the words of `messages.py`; no server, no parser, no Raft. It is an
+ASGI application; `listener.py` and `uvicorn.py` serve it with the socket at hand.
+
+A stream is accepted before its 101 is sent, never after: the upgrade waits in a bounded mailbox
+until `Layer.accept` takes it, and the 101 leaves in that turn. Closing refuses what still waits, with
+503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+from urllib.parse import parse_qsl
+
+from rafthttp.http import asgi, grammar
+from rafthttp.http.access import (
+    Authorize,
+    PeerInfo,
+    Principal,
+    Purpose,
+    Refusal,
+    allow_loopback,
+)
+from rafthttp.http.handshake import check_upgrade, printable, switching_protocols
+from rafthttp.http.mailbox import Mailbox, MailboxClosedError
+from rafthttp.http.membership import ChangeKind, ChangeRequest, refusal_of
+from rafthttp.http.messages import CLUSTER_ID_HEADER, Headers, Request, Response, text_response
+from rafthttp.http.stream import TransportStream
+from rafthttp.raft.errors import (
+    ConfigError,
+    PeerUnreachableError,
+    RaftHttpError,
+    RequestRefusedError,
+    ShutdownError,
+)
+
+log: Final = logging.getLogger("rafthttp.http")
+
+QUERY_LENGTH_MAX: Final = 4096
+"""Characters of a query. The longest id and address, every character escaped, take 1,600."""
+
+RETRY_AFTER: Final = (("Retry-After", "1"),)
+"""With each 503: an election takes one to two seconds with the default timeouts."""
+
+FORWARD_SIZE_BYTES_MAX: Final = 17 << 20
+"""Bytes of a forwarded body: the default largest entry (16 MiB) and room for its envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRequest:
+    """A call forwarded by another member.
+
+    Attributes:
+        op: what to do, as `op=` says.
+        headers: as they came.
+        body: the whole body.
+        principal: who `authorize` says it is.
+    """
+
+    op: str
+    headers: Headers
+    body: bytes
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardResponse:
+    """The answer to a forwarded call."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers | tuple[tuple[str, str], ...] = ()
+
+
+ForwardHandler: TypeAlias = Callable[[ForwardRequest], Awaitable[ForwardResponse]]
+
+
+@dataclass(eq=False, slots=True)
+class _Upgrade:
+    """An upgrade that waits for `accept`; `outcome` is done once the 101 is out, or refused."""
+
+    request: Request
+    outcome: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Handler:
+    """The endpoint of one server (Go's `rafthttp.Handler`).
+
+    Args:
+        timeout: seconds an upgrade may wait to be accepted, a change of membership to be made, and
+            `authorize` or a body to come.
+        authorize: who may; by default loopback peers only.
+        forward: answers forwarded calls; without it they get 405, as from Go.
+        cluster_id: of the cluster this server belongs to, where known.
+        requests_max: change requests waiting; more get 503. They are rare.
+        upgrades_max: upgrades waiting; more get 503. A restarted cluster of 50 dials each member
+            with a few streams from each other.
+        forwards_max: forwarded calls at a time; more get 503.
+        forward_size_bytes_max: of a forwarded body; more gets 413.
+
+    Attributes:
+        forward: may be set later.
+        cluster_id: may be set later, when it is minted or adopted.
+
+    Raises:
+        ConfigError: the timeout is not positive, or the cluster id is against the grammar.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 10.0,
+        authorize: Authorize | None = None,
+        *,
+        forward: ForwardHandler | None = None,
+        cluster_id: str | None = None,
+        requests_max: int = 64,
+        upgrades_max: int = 256,
+        forwards_max: int = 1024,
+        forward_size_bytes_max: int = FORWARD_SIZE_BYTES_MAX,
+    ) -> None:
+        if not timeout > 0:
+            raise ConfigError(f"timeout is {timeout}; it must be more than 0")
+        self.timeout = timeout
+        self.forward = forward
+        self._cluster_id: str | None = None
+        self.cluster_id = cluster_id
+        self._authorize: Authorize = allow_loopback if authorize is None else authorize
+        self._upgrades: Mailbox[_Upgrade] = Mailbox(upgrades_max)
+        self._requests: Mailbox[ChangeRequest] = Mailbox(requests_max)
+        self._unanswered: set[ChangeRequest] = set()
+        self._forwards = 0
+        self._forwards_max = forwards_max
+        self._forward_size_bytes_max = forward_size_bytes_max
+
+    # -- for the owner
+
+    @property
+    def cluster_id(self) -> str | None:
+        """The cluster this server belongs to, where known."""
+        return self._cluster_id
+
+    @cluster_id.setter
+    def cluster_id(self, value: str | None) -> None:
+        if value is not None:
+            try:
+                value = grammar.parse_cluster_id(value)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        self._cluster_id = value
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._upgrades.closed
+
+    async def requests(self) -> AsyncIterator[ChangeRequest]:
+        """The change requests, each for one reader, until the handler is closed."""
+        while True:
+            try:
+                request = await self._requests.get()
+            except MailboxClosedError:
+                return
+            if not request.done:
+                yield request
+
+    async def accept(self) -> TransportStream:
+        """The next inbound stream; its 101 is sent by this call.
+
+        Raises:
+            PeerUnreachableError: the handler is closed.
+        """
+        while True:
+            try:
+                upgrade = await self._upgrades.get()
+            except MailboxClosedError:
+                raise PeerUnreachableError("the handler is closed") from None
+            if upgrade.outcome.done():
+                continue  # it gave up waiting
+            take = upgrade.request.take
+            assert take is not None, "checked before it was put"
+            try:
+                stream = take(switching_protocols(self._cluster_id))
+            except ConnectionError as error:
+                upgrade.outcome.set_exception(error)
+                continue
+            upgrade.outcome.set_result(None)
+            log.debug("accepted a stream from %s", stream.peer)
+            return stream
+
+    async def close(self) -> None:
+        """Refuse everything from now on, and end `requests()` and `accept()`. Idempotent."""
+        for upgrade in self._upgrades.close():
+            if not upgrade.outcome.done():
+                upgrade.outcome.set_exception(self._closed_refusal())
+        self._requests.close()
+        for request in list(self._unanswered):
+            request.fail(ShutdownError("the server is shutting down"))
+
+    # -- for servers
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Serve one ASGI connection."""
+        await asgi.serve(self.handle, scope, receive, send)
+
+    async def handle(self, request: Request) -> Response | None:
+        """Answer one request; None when it became a stream."""
+        try:
+            return await self._dispatch(request)
+        except RequestRefusedError as error:
+            log.debug("refused %s from %s: %s", request.method, request.client, error)
+            return text_response(error.status, str(error), error.headers, close=True)
+        except ConnectionError as error:
+            log.debug("lost %s while it waited: %s", request.client, error)
+            return text_response(400, "the connection is closed", close=True)
+        except Exception:
+            log.exception("could not answer %s from %s", request.method, request.client)
+            return text_response(500, "internal error", close=True)
+
+    async def _dispatch(self, request: Request) -> Response | None:
+        purpose = self._purpose(request.method)
+        principal = await self._admit(purpose, request)
+        if self.closed:
+            raise self._closed_refusal()
+        if purpose is Purpose.STREAM:
+            await self._upgrade(request)
+            return None
+        fields = _query_fields(request.query)
+        if purpose is Purpose.FORWARD:
+            return await self._forward(request, fields, principal)
+        return await self._change(purpose, request, fields)
+
+    def _purpose(self, method: str) -> Purpose:
+        purposes = {"GET": Purpose.STREAM, "POST": Purpose.JOIN, "DELETE": Purpose.LEAVE}
+        if self.forward is not None:
+            purposes["PUT"] = Purpose.FORWARD
+        if method not in purposes:
+            # RFC 9110 §15.5.6: a 405 has Allow.
+            allow = (("Allow", ", ".join(purposes)),)
+            raise RequestRefusedError(405, "unknown action", headers=allow)
+        return purposes[method]
+
+    async def _admit(self, purpose: Purpose, request: Request) -> Principal:
+        if "Origin" in request.headers:
+            # A browser sends it; no member does. No page may reach a node near its visitor.
+            raise RequestRefusedError(403, "requests from web pages are refused")
+        peer = PeerInfo(purpose, request.headers, request.client, request.certificate, request.path)
+        try:
+            async with asyncio.timeout(self.timeout):
+                verdict = await self._authorize(peer)
+        except TimeoutError:
+            raise self._busy("authorisation took too long") from None
+        if isinstance(verdict, Refusal):
+            challenge = (("WWW-Authenticate", "Bearer"),) if verdict.status == 401 else ()
+            raise RequestRefusedError(verdict.status, verdict.text, headers=challenge)
+        theirs = request.headers.get(CLUSTER_ID_HEADER)
+        if theirs is not None and self._cluster_id is not None and theirs != self._cluster_id:
+            raise RequestRefusedError(
+                409,
+                f"this server belongs to the cluster {self._cluster_id},"
+                f" you to {printable(theirs, grammar.CLUSTER_ID_LENGTH_MAX)}",
+            )
+        return verdict
+
+    async def _upgrade(self, request: Request) -> None:
+        check_upgrade(request)
+        if request.take is None:
+            # RFC 9110 §15.5.22: a 426 names what the endpoint speaks.
+            raise RequestRefusedError(
+                426,
+                "this web server cannot hand over its socket, which Upgrade: raft needs",
+                headers=(("Upgrade", "raft"), ("Connection", "Upgrade")),
+            )
+        upgrade = _Upgrade(request)
+        if not self._upgrades.put(upgrade):
+            raise self._busy("too many upgrades are waiting")
+        try:
+            async with asyncio.timeout(self.timeout):
+                await upgrade.outcome
+        except TimeoutError:
+            if upgrade.outcome.done() and not upgrade.outcome.cancelled():
+                return  # accepted in the very turn the deadline passed: the 101 is out
+            raise self._busy("nobody accepted the stream in time") from None
+        finally:
+            self._upgrades.discard(upgrade)
+
+    async def _change(self, purpose: Purpose, request: Request, fields: dict[str, str]) -> Response:
+        kind = ChangeKind.JOIN if purpose is Purpose.JOIN else ChangeKind.LEAVE
+        try:
+            server_id = grammar.parse_id(fields.get("id", ""))
+            address = (
+                grammar.parse_address(fields.get("address", ""))
+                if kind is ChangeKind.JOIN
+                else None
+            )
+        except ValueError as error:
+            raise RequestRefusedError(400, str(error)) from None
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        change = ChangeRequest(kind, server_id, address, deadline=deadline)
+        if not self._requests.put(change):
+            raise self._busy("too many changes of membership are waiting")
+        self._unanswered.add(change)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await change.wait()
+        except TimeoutError:
+            raise self._busy(f"could not {change} in time") from None
+        except RaftHttpError as error:
+            raise refusal_of(error, change, request) from error
+        finally:
+            self._unanswered.discard(change)
+            self._requests.discard(change)
+            change.abandon()
+        log.info("%s: done, asked by %s", change, request.client)
+        return Response(200, headers=self._cluster_headers())
+
+    async def _forward(
+        self, request: Request, fields: dict[str, str], principal: Principal
+    ) -> Response:
+        forward = self.forward
+        assert forward is not None, "checked by _purpose"
+        try:
+            op = grammar.parse_operation(fields.get("op", ""))
+        except ValueError as error:
+            raise RequestRefusedError(400, str(error)) from None
+        if self._forwards >= self._forwards_max:
+            raise self._busy("too many forwarded calls")
+        self._forwards += 1
+        try:
+            try:
+                async with asyncio.timeout(self.timeout):
+                    body = await request.read_body(self._forward_size_bytes_max)
+            except TimeoutError:
+                raise RequestRefusedError(408, "the body did not come in time") from None
+            answer = await forward(ForwardRequest(op, request.headers, body, principal))
+        finally:
+            self._forwards -= 1
+        headers = (*answer.headers, *self._cluster_headers())
+        return Response(answer.status, answer.body, headers)
+
+    def _cluster_headers(self) -> tuple[tuple[str, str], ...]:
+        return () if self._cluster_id is None else ((CLUSTER_ID_HEADER, self._cluster_id),)
+
+    @staticmethod
+    def _busy(text: str) -> RequestRefusedError:
+        return RequestRefusedError(503, text, headers=RETRY_AFTER)
+
+    def _closed_refusal(self) -> RequestRefusedError:
+        return self._busy("the server is shutting down")
+
+
+def _query_fields(query: str) -> dict[str, str]:
+    """The query's fields; each may stand once.
+
+    Raises:
+        RequestRefusedError: 400.
+    """
+    if len(query) > QUERY_LENGTH_MAX:
+        raise RequestRefusedError(
+            400, f"the query has {len(query)} characters, more than {QUERY_LENGTH_MAX}"
+        )
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=8)
+    except ValueError as error:
+        raise RequestRefusedError(400, "malformed query") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise RequestRefusedError(400, "a field stands twice in the query")
+    return fields

@@ -1,0 +1,197 @@
+"""`Layer`: the stream layer of one server (Go's `rafthttp.Layer`).
+
+Knows the endpoint path, how to dial, and the `Handler` that accepts; no Raft. Closing it closes the
+handler, whose `requests()` end, so that `handle_change_requests` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from rafthttp.http.access import HeadersFactory
+from rafthttp.http.dial import Dial
+from rafthttp.http.grammar import parse_address, parse_path
+from rafthttp.http.handler import Handler
+from rafthttp.http.handshake import ClientHandshake, printable
+from rafthttp.http.messages import CLUSTER_ID_HEADER
+from rafthttp.http.stream import TransportStream
+from rafthttp.raft.errors import ConfigError, HandshakeError, PeerUnreachableError
+from rafthttp.raft.transport.protocols import Stream
+from rafthttp.raft.types import ServerAddress
+
+CARRIERS: Final = ("auto", "raw")
+"""`auto` is `raw` as long as there is no other."""
+
+
+class Layer:
+    """Dials and accepts streams over the endpoint; implements `StreamLayer`.
+
+    Args:
+        path: of the endpoint, the same on all servers.
+        local_address: the address peers reach this server at; byte for byte the one in the
+            cluster's configuration.
+        handler: accepts the inbound streams.
+        dial: opens connections (`dial_tcp()`, `dial_tls(context)`).
+        carrier: `auto` or `raw`.
+        headers: adds headers to every handshake, join, leave and forwarded call.
+        scheme: `https` where `dial` speaks TLS.
+
+    Raises:
+        ConfigError: an argument is against its grammar.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        local_address: str,
+        handler: Handler,
+        dial: Dial,
+        carrier: str = "auto",
+        headers: HeadersFactory | None = None,
+        scheme: str = "http",
+    ) -> None:
+        if carrier not in CARRIERS:
+            raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
+        if scheme not in ("http", "https"):
+            raise ConfigError(f"scheme is {scheme!r}; it must be http or https")
+        try:
+            self._address = parse_address(local_address)
+        except ValueError as error:
+            raise ConfigError(f"local_address {local_address!r}: {error}") from None
+        self._path = parse_path(path)
+        self._handler = handler
+        self._dial = dial
+        self._headers = headers
+        self._scheme = scheme
+        self._closed = False
+
+    @property
+    def address(self) -> ServerAddress:
+        """The address peers reach this server at."""
+        return self._address
+
+    @property
+    def path(self) -> str:
+        """The endpoint path."""
+        return self._path
+
+    @property
+    def cluster_id(self) -> str | None:
+        """The cluster this server belongs to; one and the same as the handler's."""
+        return self._handler.cluster_id
+
+    @cluster_id.setter
+    def cluster_id(self, value: str | None) -> None:
+        self._handler.cluster_id = value
+
+    async def accept(self) -> Stream:
+        """The next inbound stream; PeerUnreachableError once closed."""
+        return await self._handler.accept()
+
+    async def dial(self, address: ServerAddress, timeout: float) -> Stream:
+        """A new stream to a peer; `timeout` covers DNS, connect, TLS and the whole handshake.
+
+        Raises:
+            PeerUnreachableError: none came of it; caused by a HandshakeError if the peer answered.
+        """
+        if self._closed:
+            raise PeerUnreachableError("the layer is closed")
+        if not timeout > 0:
+            raise PeerUnreachableError(f"no time left to dial {address} ({timeout:g} s)")
+        stream: TransportStream | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                headers = await self._request_headers()
+                stream = await self._dial(address, timeout)
+                await self._shake_hands(stream, address, headers)
+        except TimeoutError as error:
+            _abort(stream)
+            raise PeerUnreachableError(f"{address} did not answer within {timeout:g} s") from error
+        except HandshakeError as error:
+            _abort(stream)
+            raise PeerUnreachableError(f"no stream to {address}: {error}") from error
+        except BaseException:
+            _abort(stream)
+            raise
+        return stream
+
+    async def close(self) -> None:
+        """Close the handler too: `accept` raises, `requests()` ends. Idempotent."""
+        self._closed = True
+        await self._handler.close()
+
+    async def _request_headers(self) -> Mapping[str, str]:
+        headers = {} if self._headers is None else dict(await self._headers())
+        if self.cluster_id is not None:
+            headers[CLUSTER_ID_HEADER] = self.cluster_id
+        return headers
+
+    async def _shake_hands(
+        self, stream: TransportStream, address: ServerAddress, headers: Mapping[str, str]
+    ) -> None:
+        handshake = ClientHandshake(address, self._path, headers.items())
+        receiver = _HandshakeReceiver(handshake, is_tls=stream.is_tls)
+        stream.start(receiver)
+        stream.write(handshake.request())
+        await receiver.established
+        stream.rewind(handshake.leftover)
+        theirs = handshake.response_headers.get(CLUSTER_ID_HEADER)
+        if theirs is not None and self.cluster_id is not None and theirs != self.cluster_id:
+            raise HandshakeError(
+                f"it belongs to the cluster {printable(theirs)}, this server to {self.cluster_id}",
+                status=101,
+            )
+
+
+def _abort(stream: TransportStream | None) -> None:
+    if stream is not None:
+        stream.abort()
+
+
+class _HandshakeReceiver:
+    """Feeds a `ClientHandshake` and completes a future."""
+
+    def __init__(self, handshake: ClientHandshake, *, is_tls: bool) -> None:
+        self._handshake = handshake
+        self._is_tls = is_tls
+        self.established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of the answer; what comes behind the 101 stays in the handshake."""
+        if self.established.done():
+            # The 101 is read but the waiting task has not run yet.
+            self._handshake.leftover += data
+            return
+        try:
+            if self._handshake.receive(data):
+                self.established.set_result(None)
+        except HandshakeError as error:
+            self.established.set_exception(error)
+
+    def closed(self, error: Exception | None) -> None:
+        """No stream will come of it, unless it is there already."""
+        if self.established.done():
+            return
+        reason = HandshakeError("the peer closed the connection before its answer")
+        if error is not None:
+            reason = HandshakeError(f"the connection broke before the answer: {error}")
+        elif self._is_tls:
+            # TLS 1.3: a client learns that its certificate was refused only when it reads.
+            reason = HandshakeError(
+                "the peer closed the connection before its answer;"
+                " it may have refused the TLS client certificate"
+            )
+        else:
+            try:
+                self._handshake.receive(b"")
+            except HandshakeError as refusal:
+                reason = refusal
+        self.established.set_exception(reason)
+
+    def pause_writing(self) -> None:
+        """A request head is far below any high-water mark."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -167,6 +167,27 @@ def term_runs(
             raise CorruptLogError(f"the terms of the log fall between {low.first} and {high.last}")
         low = high
         yield low.first, low.term
+
+
+def pack_pairs(pairs: Mapping[bytes, bytes]) -> bytes:
+    """All pairs as one value."""
+    parts: list[bytes] = []
+    for pair in pairs.items():
+        for part in pair:
+            parts += (struct.pack("<I", len(part)), part)
+    return b"".join(parts)
+
+
+def unpack_pairs(packed: bytes) -> dict[bytes, bytes]:
+    """What `pack_pairs` packed; the checksum has been verified."""
+    parts: list[bytes] = []
+    start = 0
+    while start < len(packed):
+        (length,) = struct.unpack_from("<I", packed, start)
+        start += 4
+        parts.append(packed[start : start + length])
+        start += length
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def fold(

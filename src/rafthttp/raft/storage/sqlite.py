@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from rafthttp.raft.errors import (
     StoragePoisonedError,
 )
 from rafthttp.raft.storage import rows
+from rafthttp.raft.storage.connection import connect, failure, refusal
 from rafthttp.raft.storage.lock import DirectoryLock, sync_directory
 from rafthttp.raft.storage.rows import Head, Row
 from rafthttp.raft.types import Index, LogWrite, ServerID, Term
@@ -36,15 +37,13 @@ FORMAT: Final = 1
 """Version of the disk format; a store of a greater one is refused."""
 APPLICATION_ID: Final = 0x52414654  # "RAFT", in the database's header
 
-# A checkpoint each 1000 pages (4 MB) costs 6 ms; rarer ones cost more at once (16 MB: 27 ms).
-_CHECKPOINT_PAGES: Final = 1000
 # One transaction of a compaction: it holds up the writes behind it for some milliseconds.
 _PREFIX_ROWS: Final = 512
 _PREFIX_SIZE_BYTES: Final = 8 << 20
 
 _SCHEMA: Final = (
-    "CREATE TABLE meta (key BLOB PRIMARY KEY, value BLOB, crc INTEGER) WITHOUT ROWID",
-    "CREATE TABLE stable (key BLOB PRIMARY KEY, value BLOB, crc INTEGER) WITHOUT ROWID",
+    # One row with all pairs, so that none can be lost without its checksum telling.
+    "CREATE TABLE state (id INTEGER PRIMARY KEY, crc INTEGER, pairs BLOB)",
     # A row a batch, named by its first index; the small columns first, so that they can be read
     # without the records.
     (
@@ -59,9 +58,13 @@ _HEAD: Final = "SELECT first, term, entries, head_crc FROM log"
 _ROW_AT: Final = "SELECT * FROM log WHERE first <= ? ORDER BY first DESC LIMIT 1"
 _ROWS: Final = "SELECT * FROM log WHERE first BETWEEN ? AND ? ORDER BY first"
 
+_PUT_STATE: Final = "REPLACE INTO state VALUES (1, ?, ?)"
+
+# Keys in the state row: the store's own, and the stable store's with a prefix.
 _NODE_ID: Final = b"node_id"
 _FIRST_INDEX: Final = b"first_index"
 _OPENED: Final = b"opened"
+_STABLE: Final = b"stable/"
 
 
 class SqliteStore:
@@ -74,6 +77,7 @@ class SqliteStore:
         self._mutex = threading.Lock()
         self._closed = False
         self._poison: str | None = None
+        self._state: dict[bytes, bytes] = {}  # what the state row holds
         self._first: Index = 1
         self._last: Index = 0
         self._last_term: Term | None = None  # of the entry at `_last`, where it is known
@@ -91,7 +95,7 @@ class SqliteStore:
         lock = DirectoryLock.acquire(data_dir)
         connection: sqlite3.Connection | None = None
         try:
-            connection = _connect(path)
+            connection = connect(path)
             store = cls(path, lock, connection)
             store._load(node_id)
             sync_directory(data_dir)
@@ -99,8 +103,9 @@ class SqliteStore:
             if connection is not None:
                 connection.close()
             lock.release()
-            if isinstance(error, sqlite3.Error | OSError):
-                raise _refusal(path, error) from error
+            cause = error.__cause__ if type(error) is StorageError else error
+            if isinstance(cause, sqlite3.Error | OSError):
+                raise refusal(path, cause) from error
             raise
         return store
 
@@ -109,12 +114,15 @@ class SqliteStore:
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
         with self._reading():
-            return self._pair("stable", key)
+            return self._state.get(_STABLE + key)
 
     def set(self, values: Mapping[bytes, bytes | None]) -> None:
         """Write all pairs or none; durable on return."""
-        with self._mutex, self._transaction():
-            self._put("stable", values)
+        with self._mutex:
+            state = _changed(self._state, values)
+            with self._transaction():
+                self._put_state(state)
+            self._state = state
 
     # -- log store
 
@@ -147,7 +155,8 @@ class SqliteStore:
         """Records from `first` on, to `last` or until `size_bytes_max` is reached; at least one."""
         with self._reading():
             rows.check_range(first, last, self._first, self._last)
-            return rows.take(self._records(first, last), size_bytes_max)
+            with closing(self._records(first, last)) as records:
+                return rows.take(records, size_bytes_max)
 
     def write(self, writes: Sequence[LogWrite]) -> None:
         """Do all writes in order, all or nothing: one transaction, one flush.
@@ -161,18 +170,23 @@ class SqliteStore:
             with self._translated("read"):
                 folded = rows.fold(writes, self._first, self._last, self._term_at)
             first, last, last_term = self._first, self._last, self._last_term
+            state = self._state
+            if folded.stable or folded.reset_to is not None:
+                state = _changed(state, folded.stable)
             with self._transaction():
-                self._put("stable", folded.stable)
                 if folded.reset_to is not None:
                     first, last, last_term = folded.reset_to + 1, folded.reset_to, None
                     self._connection.execute("DELETE FROM log")
-                    self._put("meta", {_FIRST_INDEX: _pack_number(first)})
+                    state[_FIRST_INDEX] = _pack_number(first)
                 elif folded.truncate_from is not None:
                     last, last_term = folded.truncate_from - 1, None
                     self._truncate(folded.truncate_from)
                 for batch in folded.batches:
                     self._connection.executemany(_INSERT, rows.pack_batch(batch))
                     last, last_term = batch.last, batch.term
+                if state is not self._state:
+                    self._put_state(state)
+            self._state = state
             self._first, self._last, self._last_term = first, last, last_term
 
     def delete_prefix(self, last: Index) -> None:
@@ -183,9 +197,12 @@ class SqliteStore:
         with self._mutex:
             last = min(last, self._last)
             while self._first <= last:
+                state = dict(self._state)
                 with self._transaction():
                     first = self._delete_piece(last)
-                self._first = first
+                    state[_FIRST_INDEX] = _pack_number(first)
+                    self._put_state(state)
+                self._first, self._state = first, state
 
     def close(self) -> None:
         """Release the database and the directory. Waits for a call under way. Idempotent."""
@@ -221,7 +238,7 @@ class SqliteStore:
         try:
             yield
         except sqlite3.Error as error:
-            raise _failure(self._path, what, error) from error
+            raise failure(self._path, what, error) from error
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -238,27 +255,18 @@ class SqliteStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise _failure(self._path, "write", error) from error
+                raise failure(self._path, "write", error) from error
             raise
 
-    def _put(self, table: str, values: Mapping[bytes, bytes | None]) -> None:
-        for key, value in values.items():
-            if value is None:
-                self._connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608 - a literal of this module
-            else:
-                self._connection.execute(
-                    f"REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - as above
-                    (key, value, crc32(value, crc32(key))),
-                )
+    def _put_state(self, state: Mapping[bytes, bytes]) -> None:
+        pairs = rows.pack_pairs(state)
+        self._connection.execute(_PUT_STATE, (crc32(pairs), pairs))
 
-    def _pair(self, table: str, key: bytes) -> bytes | None:
-        found = self._one(f"SELECT value, crc FROM {table} WHERE key = ?", (key,))  # noqa: S608 - as above
-        if found is None:
-            return None
-        value, crc = found
-        if not isinstance(value, bytes) or crc32(value, crc32(key)) != crc:
-            raise CorruptLogError(f"the value of {key!r} in {self._path} has a wrong checksum")
-        return value
+    def _load_state(self) -> None:
+        crc, pairs = self._one("SELECT crc, pairs FROM state") or (None, None)
+        if not isinstance(pairs, bytes) or crc32(pairs) != crc:
+            raise CorruptLogError(f"the state row of {self._path} has a wrong checksum")
+        self._state = rows.unpack_pairs(pairs)
 
     def _one(self, statement: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         with closing(self._connection.execute(statement, parameters)) as cursor:
@@ -284,7 +292,7 @@ class SqliteStore:
             raise CorruptLogError(f"entry {index} is missing from {self._path}")
         return Row(*found)
 
-    def _records(self, first: Index, last: Index) -> Iterator[bytes]:
+    def _records(self, first: Index, last: Index) -> Generator[bytes]:
         """Records `first..last`, row after row, each row checked and following the one before."""
         start = self._head_at(first).first
         expected = start
@@ -301,13 +309,16 @@ class SqliteStore:
 
     def _truncate(self, index: Index) -> None:
         """Delete `index` and all after it; a row it falls into is written again, shorter."""
+        if index == self._first:
+            # The first row too, which may begin below `_first`: nothing of it is left.
+            self._connection.execute("DELETE FROM log")
+            return
         self._connection.execute("DELETE FROM log WHERE first >= ?", (index,))
-        if index > self._first:
-            row = self._row_at(index - 1)
-            if row.last >= index:
-                records = rows.unpack(row)[: index - row.first]
-                self._connection.execute("DELETE FROM log WHERE first = ?", (row.first,))
-                self._connection.execute(_INSERT, rows.pack(row.first, row.term, records))
+        row = self._row_at(index - 1)
+        if row.last >= index:
+            records = rows.unpack(row)[: index - row.first]
+            self._connection.execute("DELETE FROM log WHERE first = ?", (row.first,))
+            self._connection.execute(_INSERT, rows.pack(row.first, row.term, records))
 
     def _delete_piece(self, last: Index) -> Index:
         """Delete some rows that end at or below `last`; the new first index."""
@@ -324,16 +335,15 @@ class SqliteStore:
                 if size_bytes >= _PREFIX_SIZE_BYTES:
                     break
         self._connection.execute("DELETE FROM log WHERE first <= ?", (deleted,))
-        self._put("meta", {_FIRST_INDEX: _pack_number(first)})
         return first
 
     def _load(self, node_id: ServerID) -> None:
         """Check whose store this is, flush what is there, and find the ends of the log."""
         self._check_identity(node_id)
-        opened = _unpack_number(self._pair("meta", _OPENED))
+        self._state[_OPENED] = _pack_number(_unpack_number(self._state[_OPENED]) + 1)
         with self._transaction():
-            self._put("meta", {_OPENED: _pack_number(opened + 1)})
-        self._first = _unpack_number(self._pair("meta", _FIRST_INDEX))
+            self._put_state(self._state)
+        self._first = _unpack_number(self._state[_FIRST_INDEX])
         self._last = self._first - 1
         found = self._one(f"{_HEAD} ORDER BY first DESC LIMIT 1")
         if found is not None:
@@ -345,11 +355,15 @@ class SqliteStore:
         version = self._number("user_version")
         tables = self._one("SELECT count(*) FROM sqlite_master") or (0,)
         if application_id == 0 and version == 0 and tables[0] == 0:
+            self._state = {
+                _NODE_ID: node_id.encode(),
+                _FIRST_INDEX: _pack_number(1),
+                _OPENED: _pack_number(0),
+            }
             with self._transaction():
                 for statement in _SCHEMA:
                     self._connection.execute(statement)
-                identity = {_NODE_ID: node_id.encode(), _FIRST_INDEX: _pack_number(1)}
-                self._put("meta", identity | {_OPENED: _pack_number(0)})
+                self._put_state(self._state)
             return
         directory = self._path.parent
         if application_id != APPLICATION_ID:
@@ -361,7 +375,8 @@ class SqliteStore:
                 f"data directory {directory} has format {version};"
                 f" this version of rafthttp knows formats up to {FORMAT}"
             )
-        owner = (self._pair("meta", _NODE_ID) or b"").decode(errors="replace")
+        self._load_state()
+        owner = self._state[_NODE_ID].decode(errors="replace")
         if owner != node_id:
             raise DataDirectoryError(
                 f"data directory {directory} belongs to id {owner!r}, not {node_id!r}"
@@ -387,71 +402,23 @@ class SqliteStore:
         return int(found[0]) if found else 0
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """The one connection, with every setting checked to have taken effect."""
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists() and wal.stat().st_size and not (path.exists() and path.stat().st_size):
-        raise DataDirectoryError(
-            f"data directory {path.parent}: {path.name} is gone, its wal is not"
-        )
-    # Transactions are begun and ended by hand; nobody waits for a lock that one process holds.
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        connection.text_factory = bytes
-        settings = {
-            "locking_mode": "exclusive",  # before the first access: then there is no -shm file
-            "journal_mode": "wal",
-            "synchronous": 2,  # FULL: each commit flushes the wal
-            "fullfsync": 1,  # macOS: flush the drive too
-            "checkpoint_fullfsync": 1,
-            "wal_autocheckpoint": _CHECKPOINT_PAGES,
-            "cell_size_check": 1,  # notice damaged pages early
-            "secure_delete": 0,  # freed pages need not be overwritten
-        }
-        for name, value in settings.items():
-            connection.execute(f"PRAGMA {name} = {value}").close()
-            found = connection.execute(f"PRAGMA {name}").fetchone()[0]
-            if (found.decode() if isinstance(found, bytes) else found) != value:
-                raise DataDirectoryError(
-                    f"data directory {path.parent} cannot be used:"
-                    f" sqlite keeps {name} at {found!r}, not {value!r}"
-                )
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _failure(path: Path, what: str, error: sqlite3.Error) -> StorageError:
-    """What a failed statement means."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    ):
-        return CorruptLogError(f"{path} is damaged: {error}")
-    return StorageError(f"{what} of {path} failed: {error}")
-
-
-def _refusal(path: Path, error: sqlite3.Error | OSError) -> StorageError:
-    """Why a store could not be opened, in one line."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_CORRUPT:
-        return CorruptLogError(f"{path} is damaged: {error}")
-    if code == sqlite3.SQLITE_NOTADB:
-        return DataDirectoryError(f"data directory {path.parent}: {path.name} is not a database")
-    if code == sqlite3.SQLITE_BUSY:
-        return DataDirectoryError(
-            f"data directory {path.parent} is in use: another process has {path.name} open"
-        )
-    return DataDirectoryError(f"data directory {path.parent} cannot be used: {error}")
+def _changed(
+    state: Mapping[bytes, bytes], values: Mapping[bytes, bytes | None]
+) -> dict[bytes, bytes]:
+    """`state` with these stable pairs set, or deleted where None."""
+    changed = dict(state)
+    for key, value in values.items():
+        if value is None:
+            changed.pop(_STABLE + key, None)
+        else:
+            changed[_STABLE + key] = value
+    return changed
 
 
 def _pack_number(number: int) -> bytes:
     return struct.pack("<Q", number)
 
 
-def _unpack_number(value: bytes | None) -> int:
-    if value is None or len(value) != 8:
-        raise CorruptLogError("a number the store keeps of itself is missing")
+def _unpack_number(value: bytes) -> int:
     number: int = struct.unpack("<Q", value)[0]
     return number

@@ -72,10 +72,24 @@ def test_many_writes_are_one(store: DurableStore) -> None:
 
 
 def test_a_batch_handed_in_is_not_changed(store: DurableStore) -> None:
-    one, two = batch(1, 1, 2), batch(3, 1, 2)
-    store.write([LogWrite({}, batches=(one, two)), LogWrite({}, truncate_from=4)])
-    assert (one, two) == (batch(1, 1, 2), batch(3, 1, 2))
+    """Neighbours are joined to rows, but in lists of the store's own."""
+    handed = [batch(1, 1, 2), batch(3, 1, 2), batch(5, 2, 1), batch(6, 2, 1), batch(5, 1, 1)]
+    store.write(
+        [
+            LogWrite({}, batches=tuple(handed[:2])),
+            LogWrite({}, truncate_from=4),
+        ]
+    )
     assert content(store) == expected((1, 3, 1))
+    store.write(
+        [
+            LogWrite({}, reset_to=2, batches=(handed[1], *handed[2:4])),
+            LogWrite({}, truncate_from=5, batches=(handed[4],)),
+        ]
+    )
+    assert content(store) == expected((3, 5, 1))
+    again = [batch(1, 1, 2), batch(3, 1, 2), batch(5, 2, 1), batch(6, 2, 1), batch(5, 1, 1)]
+    assert handed == again
 
 
 def test_empty_batches_and_writes_change_nothing(store: DurableStore) -> None:

@@ -195,7 +195,7 @@ def test_an_interrupted_write_poisons(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patched:
         patched.setattr("rafthttp.raft.storage.rows.pack_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            append(store)
+            store.write([LogWrite({}, 10, (LogBatch(10, 2, [b"x"]),))])  # truncated by then
     with pytest.raises(StoragePoisonedError, match="KeyboardInterrupt"):
         append(store)
     check(store, 20)

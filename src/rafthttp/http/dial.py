@@ -1,7 +1,7 @@
 """Plain and TLS connections to a peer, before any HTTP is spoken.
 
 Knows addresses, sockets and TLS. A dial is any `async (address, timeout) -> TransportStream`:
-another way to a peer (a SOCKS proxy, a Unix socket) gives that class to its own `create_connection`.
+another way to a peer (a SOCKS proxy, a Unix socket) gives the class to its own `create_connection`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Knows requests and answers, in the words of `messages.py`; no server, no parser,
 ASGI application; `listener.py` and `uvicorn.py` serve it with the socket at hand.
 
 A stream is accepted before its 101 is sent, never after: the upgrade waits in a bounded mailbox
-until `Layer.accept` takes it, and the 101 leaves in that turn. Closing refuses what still waits, with
-503.
+until `Layer.accept` takes it; the 101 leaves in that turn. Closing refuses what waits, with 503.
 """
 
 from __future__ import annotations
@@ -29,7 +28,14 @@ from rafthttp.http.access import (
 from rafthttp.http.handshake import check_upgrade, printable, switching_protocols
 from rafthttp.http.mailbox import Mailbox, MailboxClosedError
 from rafthttp.http.membership import ChangeKind, ChangeRequest, refusal_of
-from rafthttp.http.messages import CLUSTER_ID_HEADER, Headers, Request, Response, text_response
+from rafthttp.http.messages import (
+    CLUSTER_ID_HEADER,
+    ForwardResponse,
+    Headers,
+    Request,
+    Response,
+    text_response,
+)
 from rafthttp.http.stream import TransportStream
 from rafthttp.raft.errors import (
     ConfigError,
@@ -38,6 +44,8 @@ from rafthttp.raft.errors import (
     RequestRefusedError,
     ShutdownError,
 )
+
+__all__ = ["ForwardRequest", "ForwardResponse", "Handler"]
 
 log: Final = logging.getLogger("rafthttp.http")
 
@@ -66,15 +74,6 @@ class ForwardRequest:
     headers: Headers
     body: bytes
     principal: Principal
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardResponse:
-    """The answer to a forwarded call."""
-
-    status: int
-    body: bytes = b""
-    headers: Headers | tuple[tuple[str, str], ...] = ()
 
 
 ForwardHandler: TypeAlias = Callable[[ForwardRequest], Awaitable[ForwardResponse]]

@@ -7,19 +7,22 @@ handler, whose `requests()` end, so that `handle_change_requests` returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rafthttp.http.access import HeadersFactory
 from rafthttp.http.dial import Dial
+from rafthttp.http.forward import ForwardClient
 from rafthttp.http.grammar import parse_address, parse_path
 from rafthttp.http.handler import Handler
 from rafthttp.http.handshake import ClientHandshake, printable
-from rafthttp.http.messages import CLUSTER_ID_HEADER
+from rafthttp.http.membership import ChangeKind
+from rafthttp.http.membership_client import change_membership
+from rafthttp.http.messages import CLUSTER_ID_HEADER, ForwardResponse
 from rafthttp.http.stream import TransportStream
 from rafthttp.raft.errors import ConfigError, HandshakeError, PeerUnreachableError
 from rafthttp.raft.transport.protocols import Stream
-from rafthttp.raft.types import ServerAddress
+from rafthttp.raft.types import ServerAddress, ServerID
 
 CARRIERS: Final = ("auto", "raw")
 """`auto` is `raw` as long as there is no other."""
@@ -65,6 +68,7 @@ class Layer:
         self._dial = dial
         self._headers = headers
         self._scheme = scheme
+        self._forward_client = ForwardClient(self._path, dial)
         self._closed = False
 
     @property
@@ -120,7 +124,57 @@ class Layer:
     async def close(self) -> None:
         """Close the handler too: `accept` raises, `requests()` ends. Idempotent."""
         self._closed = True
+        await self._forward_client.close()
         await self._handler.close()
+
+    async def join(
+        self, server_id: ServerID, members: str | Sequence[str], timeout: float
+    ) -> str | None:
+        """Ask members to add this server, under this layer's address; returns the cluster's id.
+
+        A cluster id seen for the first time becomes this layer's; to keep it is the caller's.
+
+        Raises:
+            MembershipError: refused, or not done within `timeout` seconds (it may yet be).
+            ConfigError: the timeout is not positive, or a name is against its grammar.
+        """
+        return await self._change(ChangeKind.JOIN, server_id, members, timeout)
+
+    async def leave(
+        self, server_id: ServerID, members: str | Sequence[str], timeout: float
+    ) -> str | None:
+        """Ask members to remove a server. As `join`."""
+        return await self._change(ChangeKind.LEAVE, server_id, members, timeout)
+
+    async def forward(
+        self, address: ServerAddress, op: str, body: bytes, timeout: float
+    ) -> ForwardResponse:
+        """Have `op` done by another member, within `timeout` seconds. Never sent twice.
+
+        Raises:
+            ForwardError: no answer; definite if no byte of it can have reached the member.
+            ConfigError: `op` or a header is against its grammar, or the timeout is not positive.
+        """
+        headers = await self._request_headers()
+        return await self._forward_client.call(address, op, body, timeout, headers)
+
+    async def _change(
+        self, kind: ChangeKind, server_id: ServerID, members: str | Sequence[str], timeout: float
+    ) -> str | None:
+        seen = await change_membership(
+            kind,
+            self._path,
+            self._dial,
+            server_id,
+            self._address,
+            members,
+            timeout,
+            headers=self._request_headers,
+            scheme=self._scheme,
+        )
+        if self.cluster_id is None and kind is ChangeKind.JOIN:
+            self.cluster_id = seen
+        return seen
 
     async def _request_headers(self) -> Mapping[str, str]:
         headers = {} if self._headers is None else dict(await self._headers())

@@ -117,3 +117,12 @@ def text_response(
     """A line of plain text, ended by a newline as Go's `http.Error` ends it."""
     fields = (("Content-Type", "text/plain; charset=utf-8"), *headers)
     return Response(status, f"{text}\n".encode(), fields, close)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardResponse:
+    """The answer to a forwarded call."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()

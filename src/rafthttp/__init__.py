@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rafthttp.http.handler import ForwardRequest, ForwardResponse, Handler
     from rafthttp.http.layer import Layer
     from rafthttp.http.membership import ChangeRequest
+    from rafthttp.http.uvicorn import raft_protocol
     from rafthttp.node import Node
     from rafthttp.raft.config import Config
     from rafthttp.raft.errors import (
@@ -154,6 +155,7 @@ __all__ = [
     "dial_tcp",
     "dial_tls",
     "has_existing_state",
+    "raft_protocol",
     "require_all",
     "token_headers",
 ]
@@ -177,6 +179,7 @@ _ROOMS: Final = {
     "rafthttp.http.handler": ("ForwardRequest", "ForwardResponse", "Handler"),
     "rafthttp.http.layer": ("Layer",),
     "rafthttp.http.membership": ("ChangeRequest",),
+    "rafthttp.http.uvicorn": ("raft_protocol",),
     "rafthttp.node": ("Node",),
     "rafthttp.raft.config": ("Config",),
     "rafthttp.raft.errors": (

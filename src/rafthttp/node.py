@@ -154,6 +154,7 @@ class Node:
         self._dial = dial or dial_tcp()
         self._scheme = scheme
         self._leader_changed = asyncio.Event()
+        self._joining = False
         self._handler: Handler | None = None
         self._raft: Raft | None = None
         self._stack: AsyncExitStack | None = None
@@ -234,6 +235,11 @@ class Node:
     def leader(self) -> Leader | None:
         """Who leads, as far as this node knows; None also while it does not run."""
         return None if self._raft is None else self._raft.leader_with_id()
+
+    @property
+    def joining(self) -> bool:
+        """Whether this node is asking to be made a member."""
+        return self._joining
 
     @property
     def cluster_id(self) -> str | None:
@@ -330,7 +336,11 @@ class Node:
         stack.push_async_callback(_finish, requests)
         stack.push_async_callback(raft.shutdown)
         stack.push_async_callback(self._forwarder.close)
-        for work in (self._watch_leader(raft), self._join_in_background()):
+        stack.push_async_callback(_cancel, asyncio.create_task(self._watch_leader(raft)))
+        targets = self._join or unpack_targets(store.get(PENDING_JOIN))
+        if targets:
+            self._joining = True
+            work = self._join_in_background(targets)
             stack.push_async_callback(_cancel, asyncio.create_task(work))
 
     async def _open_store(self) -> MemoryStore | SqliteStore:
@@ -347,14 +357,11 @@ class Node:
             self._leader_changed.set()
             self._leader_changed = asyncio.Event()
 
-    async def _join_in_background(self) -> None:
+    async def _join_in_background(self, targets: Sequence[str]) -> None:
         """Ask to be added until it is done; a join that a crash cut short is taken up again."""
-        targets = self._join or unpack_targets(self._stable.get(PENDING_JOIN))
-        if not targets:
-            return
         await self._set({PENDING_JOIN: pack_targets(targets)})
         through = await join(self._layer, self.id, targets, self.timeout, self._on_join_error)
-        self.join_error = None
+        self._joining, self.join_error = False, None
         _log.info("%s: a member, joined through %s", self.id, through)
         values: dict[bytes, bytes | None] = {PENDING_JOIN: None}
         if self._layer.cluster_id is not None:

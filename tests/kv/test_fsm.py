@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rafthttp import Log, LogType
-from rafthttp.kv.commands import Command, CommandError, Operation, encode
-from rafthttp.kv.fsm import KeyInfo, KVStateMachine, SnapshotFormatError
+from rafthttp.kv.commands import Command, CommandError, KeyInfo, Operation, encode
+from rafthttp.kv.fsm import KVStateMachine, SnapshotFormatError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 

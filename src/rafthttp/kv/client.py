@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from rafthttp import Outcome, RaftHttpError
-from rafthttp.kv.fsm import KeyInfo
+from rafthttp.kv.commands import KeyInfo
 
 # A follower answers 503 within the service's own timeout (5 s); this is for one that is stuck.
 _ATTEMPT_TIMEOUT: Final = httpx.Timeout(10.0, connect=2.0)

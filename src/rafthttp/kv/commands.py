@@ -37,6 +37,13 @@ class Command(NamedTuple):
     value: bytes = b""
 
 
+class KeyInfo(NamedTuple):
+    """A key and the size of its value."""
+
+    key: str
+    size: int
+
+
 def check_key(key: str) -> bytes:
     """The key's UTF-8.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, cast
 
 import msgpack
 from sortedcontainers import SortedDict
 
 from rafthttp import FSM, Log
-from rafthttp.kv.commands import KEY_SIZE_BYTES_MAX, Operation, decode
+from rafthttp.kv.commands import KEY_SIZE_BYTES_MAX, KeyInfo, Operation, decode
 
 _FORMAT: Final = "rafthttp-kv"
 _VERSION: Final = 1
@@ -26,13 +26,6 @@ _VALUE_SIZE_BYTES_MAX: Final = 128 << 20
 
 class SnapshotFormatError(ValueError):
     """A snapshot is not of this format, of a newer version, or cut short."""
-
-
-class KeyInfo(NamedTuple):
-    """A key and the size of its value."""
-
-    key: str
-    size: int
 
 
 class _Snapshot:

@@ -1,0 +1,62 @@
+"""The command `rafthttp`. An error is one line on stderr and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, cast
+
+import typer
+
+from rafthttp import RaftHttpError
+from rafthttp.cli.cluster import cluster
+from rafthttp.cli.kv import app as kv_app
+from rafthttp.cli.nodes import leave, status
+from rafthttp.cli.output import CommandFailedError, print_error
+from rafthttp.cli.serve import serve
+
+app: Final = typer.Typer(
+    name="rafthttp",
+    help="Raft over the HTTP port your application already serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+app.command()(cluster)
+app.command()(status)
+app.command()(leave)
+app.add_typer(kv_app, name="kv")
+
+# click's own, which newer versions of typer carry inside: its public subclass is common to all.
+_UsageError: Final = cast(
+    "type[Exception]",
+    next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException"),
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; ends with `SystemExit`."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code."""
+    command = typer.main.get_command(app)
+    try:
+        code: object = command.main(arguments, prog_name="rafthttp", standalone_mode=False)
+    except _UsageError as error:
+        message = cast("typer.BadParameter", error).format_message()
+        if message:  # the help that no arguments ask for is printed already
+            print_error(f"{message} (see `rafthttp --help`)")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        return 1
+    except CommandFailedError as error:
+        print_error(str(error))
+        return error.code
+    except RaftHttpError as error:
+        print_error(str(error))
+        return 1
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,87 @@
+"""`rafthttp status` and `rafthttp leave`: one node, asked for by its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rafthttp.cli.options import TokenFile
+from rafthttp.cli.output import CommandFailedError, out, read_token
+from rafthttp.kv.client import KVClient, ServiceError
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="A node, http://HOST:PORT.")]
+
+
+def status(
+    url: Url,
+    token_file: TokenFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it is.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+) -> None:
+    """Show what a node knows of itself and of its cluster."""
+    answer = asyncio.run(_status(url, read_token(token_file), timeout))
+    if as_json:
+        out(json.dumps(answer, indent=2))
+        return
+    console = Console(highlight=False)
+    leader = answer["leader"]
+    console.print(
+        f"[bold]{answer['id']}[/] at {answer['address']}: {answer['state']} in term"
+        f" {answer['term']}, {'no leader known' if leader is None else 'leader ' + leader['id']}"
+    )
+    console.print(
+        f"log to {answer['last_index']}, committed to {answer['commit_index']},"
+        f" applied to {answer['applied_index']}"
+    )
+    table = Table("id", "address", "suffrage", "", box=None, pad_edge=False)
+    for server in answer["servers"]:
+        leads = leader is not None and server["id"] == leader["id"]
+        table.add_row(
+            server["id"], server["address"], server["suffrage"], "leader" if leads else ""
+        )
+    console.print(table)
+    if answer.get("join_error"):
+        console.print(f"not joined yet: {answer['join_error']}")
+
+
+def leave(
+    url: Url,
+    token_file: TokenFile = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it is done.")] = 15.0,
+) -> None:
+    """Ask a node to leave its cluster; its process stops once it has left.
+
+    Start it again with --join to make it a member again.
+    """
+    answer = asyncio.run(_leave(url, read_token(token_file), timeout))
+    out(f"{answer['id']} has left its cluster and stops")
+
+
+async def _status(url: str, token: str | None, timeout: float) -> dict[str, Any]:
+    async with _client(url, token, timeout) as client:
+        try:
+            return await client.status()
+        except ServiceError as error:
+            raise CommandFailedError(str(error)) from None
+
+
+async def _leave(url: str, token: str | None, timeout: float) -> dict[str, Any]:
+    async with _client(url, token, timeout) as client:
+        try:
+            return await client.leave()
+        except ServiceError as error:
+            raise CommandFailedError(str(error)) from None
+
+
+def _client(url: str, token: str | None, timeout: float) -> KVClient:
+    if not timeout > 0:
+        raise CommandFailedError(f"--timeout is {timeout:g}; it must be above 0")
+    try:
+        return KVClient([url], token=token, timeout=timeout, discover=False)
+    except ValueError as error:
+        raise CommandFailedError(str(error)) from None

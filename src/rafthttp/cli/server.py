@@ -1,0 +1,207 @@
+"""One node of the key-value service on one port, until a signal.
+
+Knows sockets, signals and uvicorn; what it was asked to do is checked already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import uvicorn
+
+from rafthttp import (
+    Authorize,
+    Node,
+    allow_cidrs,
+    allow_everybody,
+    bearer_token,
+    raft_protocol,
+    require_all,
+    token_headers,
+)
+from rafthttp.cli.output import CommandFailedError, note, out
+from rafthttp.cli.serve import ServeOptions
+from rafthttp.kv.app import create_app
+from rafthttp.kv.fsm import KVStateMachine
+
+# Requests under way at a stop may end within this; with the node's own stop it stays below two
+# seconds together.
+_GRACE_SECONDS: Final = 1
+# uvicorn's default; a burst of clients larger than this retries its connect.
+_BACKLOG: Final = 2048
+
+
+def run(options: ServeOptions) -> None:
+    """Serve until a signal comes, the node has left, or its disk fails.
+
+    Raises:
+        CommandFailedError: it cannot begin, or could not go on.
+        RaftHttpError: likewise.
+    """
+    with _loop_runner() as runner:
+        runner.run(_serve(options))
+
+
+async def _serve(options: ServeOptions) -> None:
+    listener = _bind(options.listen)
+    try:
+        fsm = KVStateMachine()
+        node = Node(
+            options.node_id,
+            options.advertise,
+            fsm=fsm,
+            data_dir=options.data_dir,
+            bootstrap=options.bootstrap,
+            join=options.join,
+            path=options.path,
+            authorize=_authorize(options),
+            headers=None if options.token is None else token_headers(options.token),
+            timeout=options.timeout,
+        )
+        async with node:
+            _check_has_a_cluster(node, options)
+            await _serve_node(node, fsm, listener, options)
+    finally:
+        listener.close()
+
+
+async def _serve_node(
+    node: Node, fsm: KVStateMachine, listener: socket.socket, options: ServeOptions
+) -> None:
+    left = False
+
+    def on_leave() -> None:
+        nonlocal left
+        left = server.should_exit = True
+
+    app = create_app(
+        node,
+        fsm,
+        token=options.token,
+        allow=options.allow,
+        on_leave=on_leave,
+        manage_node=False,
+    )
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=raft_protocol(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # the socket's peer is who is let in, not who a header names
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    _stop_on_signals(server)
+    if options.stop_with_stdin:
+        _stop_with_stdin(server)
+    watch = asyncio.create_task(_stop_on_failure(node, server))
+    where = "in memory" if options.data_dir is None else f"in {options.data_dir}"
+    out(f"{node.id} serves http://{node.address}, data {where}")
+    if options.data_dir is None:
+        note(
+            f"rafthttp: warning: {node.id} keeps nothing on disk: restarted under the same id it"
+            " forgets its votes, which can lose acknowledged writes"
+        )
+    try:
+        await server.serve(sockets=[listener])
+        failure = node.raft.failure
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+    if failure is not None:
+        raise CommandFailedError(f"{node.id} takes no part any more: {failure}")
+    out(f"{node.id} has left its cluster" if left else f"{node.id} stopped")
+
+
+class _Server(uvicorn.Server):
+    """Without uvicorn's signal handling, which would end the process by the signal once served."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _stop_on_signals(server: uvicorn.Server) -> None:
+    def stop() -> None:
+        if server.should_exit:
+            server.force_exit = True  # asked twice
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+def _stop_with_stdin(server: uvicorn.Server) -> None:
+    """Stop when the other end of stdin is gone: a parent that was killed leaves no orphans."""
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            server.should_exit = True
+
+    loop.add_reader(0, readable)
+
+
+async def _stop_on_failure(node: Node, server: uvicorn.Server) -> None:
+    """A node whose disk failed takes no part until it is restarted: end, and say why."""
+    async for _ in node.raft.leader_changes():
+        pass
+    server.should_exit = True
+
+
+def _check_has_a_cluster(node: Node, options: ServeOptions) -> None:
+    if not node.raft.get_configuration().configuration.servers and not node.joining:
+        raise CommandFailedError(
+            f"{node.id} has no state yet: give --bootstrap to begin a cluster, or --join URL"
+        )
+
+
+def _authorize(options: ServeOptions) -> Authorize | None:
+    rules: list[Authorize] = []
+    if options.token is not None:
+        rules.append(bearer_token(options.token))
+    if options.allow:
+        rules.append(allow_cidrs([str(network) for network in options.allow]))
+    if rules:
+        return require_all(*rules)
+    return allow_everybody if options.insecure else None
+
+
+def _bind(address: tuple[str, int]) -> socket.socket:
+    host, port = address
+    try:
+        family, _, _, _, resolved = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server((resolved[0], port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CommandFailedError(f"cannot listen on {_joined(host, port)}: {reason}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _loop_runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)

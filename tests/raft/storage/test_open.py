@@ -211,6 +211,30 @@ def test_a_directory_in_use_names_the_process(tmp_path: Path) -> None:
     SqliteStore.open(tmp_path, N1).close()
 
 
+FORKER = HOLDER.replace(
+    "sys.stdin.read()", "print(os.fork() or 'child', flush=True)\nsys.stdin.read()"
+).replace("import sys", "import os, sys")
+
+
+def test_a_forked_child_that_outlives_its_parent_does_not_hold_the_directory(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        lines = {holder.stdout.readline(), holder.stdout.readline()}
+        (child,) = (int(line) for line in lines - {b"child\n"})
+        assert refusal(tmp_path).endswith(f"is in use by process {holder.pid}")
+        holder.kill()
+        holder.wait()
+        SqliteStore.open(tmp_path, N1).close()
+        os.kill(child, 0)  # raises if it has gone, and with it the point of this test
+
+
 def test_twice_in_one_process(tmp_path: Path) -> None:
     store = SqliteStore.open(tmp_path, N1)
     assert refusal(tmp_path).endswith(f"is in use by process {os.getpid()}")

@@ -15,12 +15,25 @@ from rafthttp.raft.errors import DataDirectoryError
 
 LOCK_FILE: Final = "lock"
 
+# A forked child inherits the descriptor and with it the lock: a pool's worker that outlives its
+# killed parent would keep the directory. So a child closes its copies; the parent keeps the lock.
+_held: Final[set[int]] = set()
+
+
+def _close_in_child() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
 
 class DirectoryLock:
     """Holds a data directory until `release`."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+        self._descriptor = descriptor
+        _held.add(descriptor)
 
     @classmethod
     def acquire(cls, data_dir: Path) -> DirectoryLock:
@@ -53,9 +66,10 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Let others in. The file stays: removing it would let two processes lock two files."""
-        if self._descriptor is not None:
+        if self._descriptor in _held:
+            _held.discard(self._descriptor)
             os.close(self._descriptor)
-            self._descriptor = None
+        self._descriptor = -1
 
 
 def _owner(descriptor: int) -> str:

@@ -112,9 +112,10 @@ class SqliteStore:
     # -- stable store
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of `key`, or None."""
-        with self._reading():
-            return self._state.get(_STABLE + key)
+        """The value of `key`, or None. From memory: never waits, not for a write either."""
+        if self._closed:
+            raise StorageError(f"the store {self._path} is closed")
+        return self._state.get(_STABLE + key)
 
     def set(self, values: Mapping[bytes, bytes | None]) -> None:
         """Write all pairs or none; durable on return."""

@@ -103,7 +103,7 @@ def encode_logs(
     appended_at_ns: int | None = None,
     type: LogType = LogType.COMMAND,  # noqa: A002 - hashicorp/raft's field name
 ) -> list[bytes]:
-    """Contiguous entries of one term and one time, without extensions; equal to `encode_log` each."""
+    """Contiguous entries of one term and one time; each equals `encode_log` of the same."""
     prefix = _LEAD + pack_raw(encode_time(appended_at_ns)) + _DATA
     tail = _TERM + pack_uint(term) + _TYPE + pack_uint(type)
     heads = {size: prefix + raw_head(size) for size in set(map(len, datas))}
@@ -173,16 +173,17 @@ def decode_records(records: Sequence[bytes]) -> list[Log]:
             "list[dict[bytes, Any]]", msgpack.unpackb(joined, raw=True, strict_map_key=True)
         )
         times = {raw: decode_time(raw) for raw in {m[b"AppendedAt"] for m in maps}}
+        types: list[LogType] = [_TYPES[m[b"Type"]] for m in maps]
         return [
             Log(
                 m[b"Index"],
                 m[b"Term"],
-                _TYPES[m[b"Type"]],
+                kind,
                 m[b"Data"] or b"",
                 m[b"Extensions"] or b"",
                 times[m[b"AppendedAt"]],
             )
-            for m in maps
+            for m, kind in zip(maps, types, strict=True)
         ]
     except ProtocolError:
         raise

@@ -16,9 +16,9 @@ class WireLimits:
     """Caps on one inbound frame; over one of them the stream is closed, and the error names it.
 
     Attributes:
-        frame_size_bytes_max: a whole request or response, without a snapshot's raw body. A Go leader
-            retries a frame that was refused for ever, so it lies far above what Go sends (1,024
-            entries of any size; 64 entries of 1 MiB pass).
+        frame_size_bytes_max: a whole request or response, without a snapshot's raw body. A Go
+            leader retries a frame that was refused for ever, so it lies far above what Go sends
+            (1,024 entries of any size; 64 entries of 1 MiB pass).
         entries_max: entries in one AppendEntries; above `Config.append_entries_max` and Go's 1,024.
         elements_max: values in fields this version does not know, and fields standing twice. They
             are skipped, not built; the cap bounds the time, about 20 ms.

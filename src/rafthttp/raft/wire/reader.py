@@ -72,6 +72,9 @@ for _power in range(5):
     _KINDS[0xD4 + _power] = EXT
     _VALUES[0xD4 + _power] = 1 << _power
 
+_CONTAINERS: Final = (ARRAY, MAP)
+_STRINGS: Final = (RAW, BIN)
+
 # What a field holds; `Reader.value` decodes it. An id or address comes as str, empty for nil.
 UINT: Final = 1
 SIGNED: Final = 2
@@ -212,7 +215,7 @@ class Reader:
         return raw.decode("utf-8", "surrogateescape")
 
     def _timestamp(self, size: int) -> Steps[bytes]:
-        """msgpack's timestamp extension (type -1); its payload is go-msgpack's new time format."""
+        """The timestamp extension (type -1); its payload is go-msgpack's new time format."""
         if size not in (4, 8, 12):
             raise ProtocolError("AppendedAt is an extension that is not a timestamp")
         raw = yield from self.take(size + 1)
@@ -230,7 +233,7 @@ class Reader:
                 continue
             levels[-1] -= 1
             kind, number = yield from self.head()
-            if kind == ARRAY or kind == MAP:
+            if kind in _CONTAINERS:
                 count = number if kind == ARRAY else number * 2
                 self._charge(count)
                 if len(levels) > self.limits.depth_max:
@@ -239,7 +242,7 @@ class Reader:
                         option="WireLimits.depth_max",
                     )
                 levels.append(count)
-            elif kind == RAW or kind == BIN:
+            elif kind in _STRINGS:
                 yield from self.take(number)
             elif kind == EXT:
                 yield from self.take(number + 1)

@@ -21,7 +21,6 @@ from rafthttp.raft.wire.limits import DEFAULT_LIMITS, WireLimits
 from rafthttp.raft.wire.reader import BIN, INT, NIL, RAW, Reader, Steps
 from rafthttp.raft.wire.records import (
     APPEND_ENTRIES,
-    INSTALL_SNAPSHOT,
     AppendEntriesRequest,
     AppendEntriesResponse,
     InstallSnapshotRequest,
@@ -94,7 +93,7 @@ class _Decoder:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether a frame has begun and is not complete; at the end of a stream, it is truncated."""
+        """Whether a frame has begun and is not complete: truncated, if the stream ends here."""
         return self._in_frame or self._fresh_size > 0
 
     @property

@@ -16,7 +16,7 @@ import msgpack
 
 from rafthttp.http.layer import Layer
 from rafthttp.raft.errors import ConfigError, MembershipError, TransportError
-from rafthttp.raft.types import ServerAddress, ServerID
+from rafthttp.raft.types import ServerID
 
 _log = logging.getLogger("rafthttp.node")
 
@@ -33,24 +33,21 @@ async def join(
     targets: Sequence[str],
     timeout: float,
     on_error: Callable[[str], None],
-) -> str:
-    """Ask the targets in turn until one has added this server; returns which.
+) -> None:
+    """Ask the targets until this server is a member.
 
     A refusal is no end: what is refused now (a wrong token, an address that does not answer) may be
     put right. `on_error` is told of each failure.
     """
     await _wait_for_own_address(layer, timeout)
     pause, last = _JOIN_PAUSES
-    attempt = 0
     while True:
-        target = targets[attempt % len(targets)]
-        attempt += 1
         try:
-            await layer.join(server_id, ServerAddress(target), timeout)
+            await layer.join(server_id, targets, timeout)
         except (MembershipError, TransportError) as error:
-            on_error(f"joining through {target}: {error}")
+            on_error(f"cannot join: {error}")
         else:
-            return target
+            return
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         pause = min(pause * 2, last)
 

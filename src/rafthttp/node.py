@@ -286,8 +286,10 @@ class Node:
             MembershipError: it was not done within the timeout, or refused.
         """
         leader = self.raft.leader_with_id()
-        target = self.address if leader is None else leader.address
-        await self._layer.leave(self.id, target, self.timeout if timeout is None else timeout)
+        members = [server.address for server in self.raft.get_configuration().configuration]
+        members.sort(key=lambda address: leader is None or address != leader.address)
+        timeout = self.timeout if timeout is None else timeout
+        await self._layer.leave(self.id, members or [self.address], timeout)
 
     # -- inside
 
@@ -360,9 +362,9 @@ class Node:
     async def _join_in_background(self, targets: Sequence[str]) -> None:
         """Ask to be added until it is done; a join that a crash cut short is taken up again."""
         await self._set({PENDING_JOIN: pack_targets(targets)})
-        through = await join(self._layer, self.id, targets, self.timeout, self._on_join_error)
+        await join(self._layer, self.id, targets, self.timeout, self._on_join_error)
         self._joining, self.join_error = False, None
-        _log.info("%s: a member, joined through %s", self.id, through)
+        _log.info("%s: a member of cluster %s", self.id, self._layer.cluster_id)
         values: dict[bytes, bytes | None] = {PENDING_JOIN: None}
         if self._layer.cluster_id is not None:
             values[CLUSTER_ID] = self._layer.cluster_id.encode()

@@ -21,6 +21,14 @@ Network: TypeAlias = IPv4Network | IPv6Network
 _CHANGING: Final = frozenset({"PUT", "POST", "DELETE", "PATCH"})
 
 
+class JSONLine(JSONResponse):
+    """JSON that ends with a line feed, for people with a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return super().render(content) + b"\n"
+
+
 def error_response(
     status: int,
     text: str,
@@ -31,7 +39,7 @@ def error_response(
 ) -> JSONResponse:
     """The body of every error: a sentence, whether the request may yet take effect, who leads."""
     body = {"error": text, "outcome": outcome, "leader": leader}
-    return JSONResponse(body, status, headers)
+    return JSONLine(body, status, headers)
 
 
 class Guard:

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from rafthttp import (
     RemoteApplyError,
     State,
 )
-from rafthttp.kv.access import Guard, Network, error_response
+from rafthttp.kv.access import Guard, JSONLine, Network, error_response
 from rafthttp.kv.commands import Command, CommandError, Operation, command_overhead, encode
 from rafthttp.kv.fsm import KVStateMachine
 from rafthttp.kv.openapi import DESCRIPTION
@@ -115,7 +115,7 @@ class KVService:
         page = found[:limit]
         keys = [{"key": info.key, "size": info.size} for info in page]
         following = page[-1].key if len(found) > limit else None
-        return JSONResponse({"prefix": prefix, "keys": keys, "next": following})
+        return JSONLine({"prefix": prefix, "keys": keys, "next": following})
 
     # -- the node
 
@@ -128,7 +128,7 @@ class KVService:
             {"id": s.id, "address": s.address, "suffrage": s.suffrage.name.lower()}
             for s in latest.configuration
         ]
-        return JSONResponse(
+        return JSONLine(
             {
                 "id": raft.id,
                 "address": raft.address,
@@ -155,7 +155,7 @@ class KVService:
         raft = self._node.raft
         alive = raft.state is not State.SHUTDOWN
         body = {"healthy": alive, "leader_known": raft.leader_with_id() is not None}
-        return JSONResponse(body, 200 if alive else 503)
+        return JSONLine(body, 200 if alive else 503)
 
     async def leave(self, request: Request) -> Response:
         """Remove this node from its cluster."""
@@ -163,12 +163,12 @@ class KVService:
         await self._node.leave()
         if self._on_leave is not None:
             self._on_leave()
-        return JSONResponse({"id": self._node.id, "left": True})
+        return JSONLine({"id": self._node.id, "left": True})
 
     async def openapi(self, request: Request) -> Response:
         """This API, for machines."""
         del request
-        return JSONResponse(DESCRIPTION)
+        return JSONLine(DESCRIPTION)
 
     # -- inside
 

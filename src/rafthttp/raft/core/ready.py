@@ -61,7 +61,7 @@ class InitialState:
     the latest, the one before it is committed (at most one may be uncommitted).
     """
 
-    hard_state: HardState = HardState(0, None)
+    hard_state: HardState = HardState(0, None)  # noqa: RUF009 - immutable
     snapshot_index: Index = 0
     snapshot_term: Term = 0
     last_index: Index = 0
@@ -178,7 +178,7 @@ class SoftState(NamedTuple):
 
 
 class ReadConfirmed(NamedTuple):
-    """A quorum answered a heartbeat round sent after the read was asked: serve it at `read_index`."""
+    """A quorum answered a heartbeat round sent after the read was asked: serve at `read_index`."""
 
     read: ReadId
     read_index: Index
@@ -194,7 +194,9 @@ class ProgressState(Enum):
 
 @dataclass(slots=True)
 class Ready:
-    """All there is to do since the last call. The caller does, in this order and before any await:
+    """All there is to do since the last call.
+
+    The caller does, in this order and before any await:
 
     1. where `noop` is set, encodes a no-op entry at that index and appends it to its cache;
     2. hands `persist` to the disk (records copied from its cache now);

@@ -1,0 +1,479 @@
+"""`Consensus`: one server's part in Raft, as a deterministic object.
+
+Inputs go in through methods, each with the caller's monotonic time; one `Ready` a turn comes out.
+No input does I/O, and nothing but inputs changes anything: equal inputs and an equal generator give
+equal outputs.
+
+The caller's duties, beside those in `Ready`:
+
+- `now_ns` never goes back.
+- After any inputs: `ready()`, carried out at once and without an await, again until it is None;
+  then a call of `tick` is due at `deadline_ns`.
+- After `propose` or `propose_configuration` the caller's cache holds the new entries before
+  `ready()` is called; after `on_append_entries` it holds the frame's records from the returned
+  index up, and none of those it held there before. For `Ready.noop` it makes the entry itself,
+  before `persist`.
+- Writes complete in the order of their `seq`; `on_persisted(seq)` stands for all up to `seq`. After
+  `on_persist_failed` no further write counts.
+- Each `Send` ends in exactly one of `on_append_entries_response` (with that very `Send`, in order)
+  and `on_append_entries_failed` (for the stream, and so for all in flight on it). Each
+  `SendSnapshot` ends in exactly one of `on_snapshot_sent` and `on_snapshot_send_failed`. Heartbeats
+  and votes may go without an answer.
+- Each inbound RPC gets one reply through `Ready.replies`, save where the input raised
+  ProtocolError: then nothing has changed, and its stream is to be closed. After
+  `on_install_snapshot` returned True the reply follows `on_snapshot_installed` or
+  `on_snapshot_failed`.
+- When `disk_failed`, RPCs are best failed without asking here: a refusal looks like an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rafthttp.raft.core import following
+from rafthttp.raft.core.election import (
+    Phase,
+    grants_pre_vote,
+    is_outsider,
+    may_campaign,
+    sticks_to_leader,
+)
+from rafthttp.raft.core.membership import check_change
+from rafthttp.raft.core.ready import (
+    Heartbeat,
+    ProgressState,
+    ReadId,
+    RpcId,
+    Send,
+    Seq,
+    TimeoutNowReply,
+    VoteRequest,
+)
+from rafthttp.raft.core.status import Status
+from rafthttp.raft.errors import (
+    ConfigurationChangeError,
+    LeadershipTransferError,
+    UnknownLeaderError,
+)
+from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+
+
+class Consensus(Status):
+    """One server's consensus (see the module's docstring for the caller's duties)."""
+
+    __slots__ = ()
+
+    # -- the client's side
+
+    def propose(self, sizes: Sequence[int], now_ns: int) -> Index:
+        """Append entries of these sizes; returns the first index. Needs `accepts_proposals`."""
+        assert self.accepts_proposals, "the caller checks accepts_proposals"
+        server = self._server
+        server.now_ns = now_ns
+        log = server.log
+        first = log.last_index + 1
+        log.append(server.term, len(sizes))
+        server.sizes.extend(sizes)
+        return first
+
+    def propose_configuration(self, configuration: Configuration, size: int, now_ns: int) -> Index:
+        """Append a configuration; it counts from now on. Returns its index.
+
+        Raises:
+            ConfigurationChangeError: not a change of one server, or not allowed now.
+        """
+        server = self._server
+        if not self.can_change_configuration or self._leadership is None:
+            raise ConfigurationChangeError(
+                "not now: this server does not lead, has committed nothing in its term, or another"
+                " configuration is not committed yet"
+            )
+        check_change(server.members.latest, configuration)
+        index = self.propose((size,), now_ns)
+        server.members.append(index, configuration)
+        self._leadership.sync_peers()
+        return index
+
+    def on_read(self, read: ReadId, now_ns: int) -> None:
+        """Confirm a read by a quorum; it waits for a commit of the own term (S69)."""
+        self._server.now_ns = now_ns
+        if self._leadership is None:
+            self._server.out.reads_aborted.append(read)
+        else:
+            self._leadership.reads.waiting.append(read)
+
+    def notify_commit(self, now_ns: int) -> None:
+        """Show the commit index to idle followers now, not within the commit timeout."""
+        self._server.now_ns = now_ns
+        if self._leadership is not None:
+            self._leadership.notify_due = True
+
+    def transfer_leadership(self, target: ServerID | None, now_ns: int) -> None:
+        """Bring a voter up to date and make it campaign; None picks the one that has most.
+
+        The end is told in `Ready.transfer_ended`, at the latest after the election timeout (S67).
+
+        Raises:
+            UnknownLeaderError: this server does not lead (S68).
+            LeadershipTransferError: one is under way, or there is no such voter.
+        """
+        server, leadership = self._server, self._leadership
+        server.now_ns = now_ns
+        if leadership is None or leadership.first_index is None:
+            raise UnknownLeaderError("this server does not lead")
+        if leadership.transfer_target is not None:
+            raise LeadershipTransferError("a leadership transfer is under way")
+        if target is None:
+            target = leadership.best_voter()
+        if target is None or target == server.local_id or target not in server.members.voters:
+            raise LeadershipTransferError("there is no such other voter to transfer to")
+        leadership.begin_transfer(target)
+
+    # -- inbound RPCs
+
+    def on_append_entries(
+        self,
+        rpc: RpcId,
+        leader: ServerID,
+        term: Term,
+        prev_index: Index,
+        prev_term: Term,
+        terms: Sequence[Term],
+        sizes: Sequence[int],
+        leader_commit: Index,
+        configurations: Sequence[tuple[Index, Configuration]],
+        now_ns: int,
+    ) -> Index | None:
+        """An AppendEntries, a heartbeat included. Returns the first index that is new, or None.
+
+        Raises:
+            ProtocolError: no correct leader of this cluster sends this; nothing changed.
+        """
+        server = self._server
+        server.now_ns = now_ns
+        last_log = server.log.last_index
+        if server.disk.failed or term < server.term or self._is_rival(term):
+            server.reply_append(rpc, success=False, last_log=last_log, upto=0)
+            return None
+        following.check_frame(server, term, prev_index, prev_term, terms)
+        self._hear_leader(leader, term)
+        if not following.matches(server, prev_index, prev_term):
+            hint = following.conflict_hint(server.log, prev_index, prev_term, server.commit_index)
+            server.reply_append(rpc, success=False, last_log=hint, upto=0, no_backoff=True)
+            return None
+        first = following.append(server, prev_index, terms, sizes, leader_commit, configurations)
+        server.reply_append(rpc, success=True, last_log=last_log, upto=prev_index + len(terms))
+        return first
+
+    def on_request_vote(
+        self,
+        rpc: RpcId,
+        candidate: ServerID,
+        term: Term,
+        last_index: Index,
+        last_term: Term,
+        leadership_transfer: bool,
+        now_ns: int,
+    ) -> None:
+        """A RequestVote (Raft §5.2, §5.4.1)."""
+        server = self._server
+        server.now_ns = now_ns
+        outsider = is_outsider(server, candidate, last_index, last_term)
+        if (
+            server.disk.failed
+            or term < server.term
+            or (outsider and server.members.latest.get(candidate) is None)
+            or (sticks_to_leader(server, candidate) and not leadership_transfer)
+        ):
+            server.reply_vote(rpc, granted=False)
+            return
+        if term > server.term:
+            self._become_follower(term, None)
+        granted = (
+            not outsider
+            and server.voted_for in (None, candidate)
+            and server.is_up_to_date(last_index, last_term)
+        )
+        if granted:
+            if server.voted_for is None:
+                server.vote_for(candidate)
+            self._waits_since_ns = now_ns
+        server.reply_vote(rpc, granted=granted)
+
+    def on_request_pre_vote(
+        self,
+        rpc: RpcId,
+        candidate: ServerID,
+        term: Term,
+        last_index: Index,
+        last_term: Term,
+        now_ns: int,
+    ) -> None:
+        """A RequestPreVote (Raft thesis §9.6): changes nothing; a grant shows the proposed term."""
+        server = self._server
+        server.now_ns = now_ns
+        granted = grants_pre_vote(server, candidate, term, last_index, last_term)
+        server.reply_vote(rpc, granted=granted, term=term if granted else None)
+
+    def on_timeout_now(self, rpc: RpcId, leader: ServerID, now_ns: int) -> None:
+        """A TimeoutNow. It has no term: only the present leader's word counts, to a voter."""
+        server = self._server
+        server.now_ns = now_ns
+        accepted = (
+            server.state is State.FOLLOWER
+            and server.leader == leader
+            and server.members.is_voter
+            and may_campaign(server)
+        )
+        server.out.replies.append(TimeoutNowReply(rpc, 0, accepted))
+        if accepted:
+            self._campaign_now(Phase.VOTE, transfer=True)
+
+    def on_install_snapshot(
+        self,
+        rpc: RpcId,
+        leader: ServerID,
+        term: Term,
+        last_index: Index,
+        last_term: Term,
+        now_ns: int,
+    ) -> bool:
+        """An InstallSnapshot. True: stream it in; False: the reply is queued, drain it (S42)."""
+        server = self._server
+        server.now_ns = now_ns
+        if server.disk.failed or term < server.term or self._is_rival(term) or last_term > term:
+            server.reply_snapshot(rpc, success=False, upto=0)
+            return False
+        self._hear_leader(leader, term)
+        if last_index <= server.commit_index:
+            # Everything in it is here already; the state machine stays as it is (S39).
+            server.reply_snapshot(rpc, success=True, upto=last_index)
+            return False
+        return True
+
+    def on_snapshot_installed(
+        self,
+        rpc: RpcId,
+        last_index: Index,
+        last_term: Term,
+        configuration: Configuration,
+        configuration_index: Index,
+        now_ns: int,
+    ) -> bool:
+        """The snapshot is durable: take it as the beginning of the log.
+
+        True: the state machine is to be restored from it before anything else is applied. False:
+        entries came meanwhile that cover it, and the state machine is to be left alone.
+        """
+        server = self._server
+        server.now_ns = now_ns
+        inside = server.log.term_at(last_index) == last_term
+        if server.disk.failed or (self._leadership is not None and not inside):
+            # A leader's log holds all that is committed: this snapshot is not of this cluster.
+            server.reply_snapshot(rpc, success=False, upto=0)
+            return False
+        fresh = last_index > server.commit_index
+        if fresh:
+            # The leader was busy sending this, not silent.
+            self._waits_since_ns = now_ns
+            if inside:
+                # What follows it in this log is kept (S40).
+                server.commit(last_index)
+                server.handed_index = server.snapshot_index = last_index
+            else:
+                # The log is short of it, or divergent at its end: it begins anew (S38).
+                server.reset(last_index, last_term, configuration, configuration_index)
+        server.reply_snapshot(rpc, success=True, upto=last_index)
+        return fresh
+
+    def on_snapshot_failed(self, rpc: RpcId, now_ns: int) -> None:
+        """The snapshot did not arrive whole: everything stays as it was (S41)."""
+        self._server.now_ns = now_ns
+        self._server.reply_snapshot(rpc, success=False, upto=0)
+
+    # -- answers
+
+    def on_append_entries_response(
+        self,
+        send: Send,
+        term: Term,
+        success: bool,
+        last_log: Index,
+        no_retry_backoff: bool,
+        now_ns: int,
+    ) -> None:
+        """The answer to a `Send`, handed back with it."""
+        leadership = self._hear_answer(term, send.term, now_ns)
+        if leadership is None:
+            return
+        progress = leadership.peers.get(send.peer)
+        if progress is None:
+            return
+        progress.contact_ns = now_ns
+        if progress.epoch != send.epoch:
+            return
+        if success:
+            progress.accepted(send.last)
+            leadership.commit_due = True
+            return
+        progress.refused(
+            send.prev_index,
+            last_log,
+            self._server.log.base_index,
+            leadership.next_epoch(),
+        )
+        if no_retry_backoff:
+            progress.failures = 0
+        else:
+            progress.back_off(now_ns, at_once=False)
+
+    def on_append_entries_failed(self, peer: ServerID, epoch: int, now_ns: int) -> None:
+        """A replication stream closed; `epoch` is that of the last `Send` on it."""
+        self._server.now_ns = now_ns
+        leadership = self._leadership
+        progress = None if leadership is None else leadership.peers.get(peer)
+        if progress is None or leadership is None or progress.epoch != epoch:
+            return
+        if progress.state is not ProgressState.SNAPSHOT:
+            progress.failed(leadership.next_epoch(), now_ns)
+
+    def on_heartbeat_response(
+        self, heartbeat: Heartbeat, term: Term, success: bool, now_ns: int
+    ) -> None:
+        """The answer to a `Heartbeat`."""
+        leadership = self._hear_answer(term, heartbeat.term, now_ns)
+        if leadership is None:
+            return
+        progress = leadership.peers.get(heartbeat.peer)
+        if progress is None:
+            return
+        progress.contact_ns = now_ns
+        if progress.unreachable and progress.retry_ns > now_ns:
+            # It is there again: no reason to wait on (S31). At most one try a heartbeat.
+            progress.retry_ns = now_ns
+        if success:
+            leadership.reads.answered(heartbeat.peer, heartbeat.round)
+
+    def on_vote_response(
+        self, request: VoteRequest, term: Term, granted: bool, now_ns: int
+    ) -> None:
+        """The answer to a `VoteRequest`. A granted pre-vote shows the proposed term."""
+        server = self._server
+        server.now_ns = now_ns
+        if term > server.term and not (request.pre_vote and granted):
+            self._become_follower(term, None)
+            return
+        campaign = self._campaign
+        if (
+            campaign is None
+            or campaign.term != request.term
+            or (campaign.phase is Phase.PRE_VOTE) != request.pre_vote
+        ):
+            return
+        campaign.record(request.peer, granted=granted)
+        if campaign.is_won(server):
+            self._win(campaign)
+        elif campaign.phase is Phase.PRE_VOTE and campaign.is_lost(server):
+            # Somebody leads, or knows more: the normal timeout, as after silence.
+            self._become_follower(server.term, None)
+
+    def on_snapshot_sent(
+        self,
+        peer: ServerID,
+        epoch: int,
+        last_index: Index,
+        term: Term,
+        success: bool,
+        now_ns: int,
+    ) -> None:
+        """The answer to an InstallSnapshot that ended at `last_index`; a zero `term` is none."""
+        leadership = self._hear_answer(term, self._server.term, now_ns)
+        progress = None if leadership is None else leadership.peers.get(peer)
+        if progress is None or leadership is None:
+            return
+        progress.contact_ns = now_ns
+        if progress.epoch != epoch:
+            return
+        if success:
+            progress.snapshot_sent(last_index, leadership.next_epoch())
+            leadership.commit_due = True
+        else:
+            self.on_snapshot_send_failed(peer, epoch, now_ns)
+
+    def on_snapshot_send_failed(self, peer: ServerID, epoch: int, now_ns: int) -> None:
+        """A snapshot could not be sent whole, or there is none."""
+        self._server.now_ns = now_ns
+        leadership = self._leadership
+        progress = None if leadership is None else leadership.peers.get(peer)
+        if progress is not None and leadership is not None and progress.epoch == epoch:
+            progress.snapshot_failed(
+                self._server.log.last_index + 1, leadership.next_epoch(), now_ns
+            )
+
+    # -- disk
+
+    def on_persisted(self, seq: Seq, now_ns: int) -> None:
+        """All writes up to `seq` are durable."""
+        server = self._server
+        server.now_ns = now_ns
+        if server.disk.failed:
+            return
+        server.disk.completed(seq)
+        campaign = self._campaign
+        if self._leadership is not None:
+            self._leadership.commit_due = True
+        elif campaign is not None and campaign.after is not None and campaign.after <= seq:
+            campaign.ask(server)
+            campaign.record(server.local_id, granted=True)
+            if campaign.is_won(server):
+                self._win(campaign)
+
+    def on_persist_failed(self, seq: Seq, now_ns: int) -> None:
+        """A write failed: nothing is known of the disk; this server takes no part any more (S6)."""
+        del seq
+        server = self._server
+        server.now_ns = now_ns
+        server.disk.failed = True
+        self._become_follower(server.term, None)
+
+    def on_compacted(self, snapshot_index: Index, snapshot_term: Term, first_index: Index) -> None:
+        """An own snapshot was taken, and the log now begins at `first_index`."""
+        server = self._server
+        assert snapshot_index <= server.commit_index, "only what is committed is in a snapshot"
+        assert first_index <= snapshot_index + 1, "no gap behind the snapshot"
+        assert server.log.term_at(snapshot_index) in (None, snapshot_term), "the log's own term"
+        server.snapshot_index = max(server.snapshot_index, snapshot_index)
+        if first_index - 1 > server.log.base_index:
+            server.log.compact(first_index - 1)
+
+    # -- streams and time
+
+    def on_stream_closed(self, peer: ServerID, now_ns: int) -> None:
+        """The last inbound stream that named `peer` closed (decision 7)."""
+        server = self._server
+        server.now_ns = now_ns
+        if (
+            server.config.early_campaign
+            and server.state is State.FOLLOWER
+            and server.leader == peer
+        ):
+            self._early.begin(server)
+
+    def on_leader_probed(self, peer: ServerID, alive: bool, now_ns: int) -> None:
+        """The outcome of `Ready.probe_leader`."""
+        server = self._server
+        server.now_ns = now_ns
+        if self._early.answered(peer, alive=alive):
+            self._time_out()
+
+    def tick(self, now_ns: int) -> None:
+        """Do what time made due."""
+        server = self._server
+        server.now_ns = now_ns
+        if self._leadership is not None:
+            if not self._leadership.tick():
+                self._become_follower(server.term, None)
+            return
+        self._early.tick(server)
+        if now_ns >= self._waits_since_ns + self._timeout_ns:
+            self._time_out()

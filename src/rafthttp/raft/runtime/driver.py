@@ -237,7 +237,7 @@ class Driver:
             raise self.not_leader()
 
     def _check_accepts(self) -> None:
-        if self.core.accepts_proposals:
+        if self.core.accepts_proposals and not self.closed:
             return
         self._check_leads()
         if self.core.transferring:

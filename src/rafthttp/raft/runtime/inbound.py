@@ -76,39 +76,48 @@ class Inbound:
     # -- requests
 
     def on_append_entries(self, request: AppendEntriesRequest, rpc: InboundRpc) -> None:
-        """Hand an AppendEntries to the core, and its records to the cache."""
+        """Hand an AppendEntries to the core, and its records to the cache.
+
+        Raises:
+            ProtocolError: no correct leader sends this; the transport closes the stream.
+        """
+        if self._refuses(rpc):
+            return
         entries = request.entries
         leader = self._sender(request.header, request.leader)
         self._remember(leader, request.header.address or request.leader)
         configurations: list[tuple[Index, Configuration]] = []
         if LogType.CONFIGURATION in entries.types:
-            try:
-                configurations = [
-                    (entries.first + at, decode_configuration(entries.data[at]))
-                    for at, kind in enumerate(entries.types)
-                    if kind == LogType.CONFIGURATION
-                ]
-            except (ProtocolError, ValueError) as error:
-                rpc.fail(f"refused: {error}")
-                return
-        new = self._core.on_append_entries(
-            self._accept(rpc),
-            leader,
-            request.term,
-            request.prev_log_index,
-            request.prev_log_term,
-            entries.terms,
-            list(map(len, entries.records)),
-            request.leader_commit,
-            configurations,
-            self._now_ns(),
-        )
+            configurations = [
+                (entries.first + at, decode_configuration(entries.data[at]))
+                for at, kind in enumerate(entries.types)
+                if kind == LogType.CONFIGURATION
+            ]
+        number = self._accept(rpc)
+        try:
+            new = self._core.on_append_entries(
+                number,
+                leader,
+                request.term,
+                request.prev_log_index,
+                request.prev_log_term,
+                entries.terms,
+                list(map(len, entries.records)),
+                request.leader_commit,
+                configurations,
+                self._now_ns(),
+            )
+        except ProtocolError:
+            del self._waiting[number]
+            raise
         if new is not None:
             self._cache.replace_from(new, entries.records[new - entries.first :])
         self._wake()
 
     def on_request_vote(self, request: RequestVoteRequest, rpc: InboundRpc) -> None:
         """Hand a RequestVote to the core."""
+        if self._refuses(rpc):
+            return
         self._core.on_request_vote(
             self._accept(rpc),
             self._sender(request.header, request.candidate),
@@ -122,6 +131,8 @@ class Inbound:
 
     def on_request_pre_vote(self, request: RequestPreVoteRequest, rpc: InboundRpc) -> None:
         """Hand a RequestPreVote to the core."""
+        if self._refuses(rpc):
+            return
         self._core.on_request_pre_vote(
             self._accept(rpc, pre_vote=True),
             self._sender(request.header, ServerAddress("")),
@@ -134,6 +145,8 @@ class Inbound:
 
     def on_timeout_now(self, request: TimeoutNowRequest, rpc: InboundRpc) -> None:
         """Hand a TimeoutNow to the core."""
+        if self._refuses(rpc):
+            return
         self._core.on_timeout_now(
             self._accept(rpc), self._sender(request.header, ServerAddress("")), self._now_ns()
         )
@@ -181,6 +194,13 @@ class Inbound:
         waiting, self._waiting = self._waiting, {}
         for rpc, _ in waiting.values():
             rpc.fail("raft is already shutdown")
+
+    def _refuses(self, rpc: InboundRpc) -> bool:
+        """Whether this server answers nothing any more: a refusal would look like a vote (S6)."""
+        if self._closed or self._core.disk_failed:
+            rpc.fail("raft is already shutdown" if self._closed else "the disk has failed")
+            return True
+        return False
 
     def _accept(self, rpc: InboundRpc, *, pre_vote: bool = False) -> RpcId:
         number = next(self._ids)

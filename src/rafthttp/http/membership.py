@@ -310,6 +310,7 @@ class _Join:
             await self._change(latest, is_voter=True)
         elif not is_here:
             await self._change(latest, is_voter=False)
+            self._is_caught_up = False
         elif not self._is_caught_up:
             await raft.wait_caught_up(self._id, timeout=_remaining(self._deadline))
             self._is_caught_up = True

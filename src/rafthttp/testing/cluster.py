@@ -1,6 +1,6 @@
 """`Cluster`: several real servers in one process, over memory streams that can be cut.
 
-The counterpart of Go's `rafttest.Cluster`: real driver, real wire bytes, real elections; no sockets.
+The counterpart of Go's `rafttest.Cluster`: real driver, wire bytes and elections; no sockets.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class _RecorderSnapshot:
         self._data = []
 
 
+def _memory(server_id: ServerID) -> Store:
+    del server_id
+    return MemoryStore()
+
+
 def fast_config(server_id: str) -> Config:
     """Timeouts short enough for tests, long enough for a busy machine."""
     return Config(
@@ -113,7 +118,7 @@ class Cluster:
         self.fsms: dict[ServerID, FSM] = {}
         self.stores: dict[ServerID, Store] = {}
         self._make_fsm = make_fsm
-        self._make_store = make_store or (lambda server_id: MemoryStore())
+        self._make_store = make_store or _memory
         self._config = config or fast_config("any")
 
     @staticmethod

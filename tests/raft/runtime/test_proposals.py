@@ -49,7 +49,7 @@ async def test_too_large_is_refused_and_nothing_is_kept() -> None:
 async def test_count_bound() -> None:
     pending = make(count=2)
     pending.add(proposal())
-    pending.proposed(1, pending.take())
+    pending.proposed(1, pending.take(1 << 20))
     pending.add(proposal())
     with pytest.raises(OverloadedError):
         pending.add(proposal())
@@ -68,13 +68,13 @@ async def test_byte_bound_counts_down_on_every_way_out() -> None:
         # one is cancelled before it is proposed, one is applied
         cancelled, applied = pending.queued
         cancelled.future.cancel()
-        taken = pending.take()
+        taken = pending.take(1 << 20)
         assert taken == [applied]
         pending.proposed(1, taken)
         assert pending.applied(1) == [applied]
         # one is aborted, one refused
         pending.add(proposal(b"12345"))
-        pending.proposed(2, pending.take())
+        pending.proposed(2, pending.take(1 << 20))
         pending.abort(2, LeadershipLostError("lost"))
         pending.add(proposal(b"12345"))
         pending.refuse_queued(NotLeaderError("not leader"))
@@ -88,7 +88,7 @@ async def test_abort_fails_only_the_tail_as_unknown() -> None:
     proposals = [proposal() for _ in range(3)]
     for one in proposals:
         pending.add(one)
-    pending.proposed(7, pending.take())
+    pending.proposed(7, pending.take(1 << 20))
     pending.abort(8, LeadershipLostError("lost"))
     assert not proposals[0].future.done()
     for one in proposals[1:]:
@@ -104,7 +104,7 @@ async def test_applied_skips_entries_without_a_client() -> None:
     pending.proposed(5, [None])
     one = proposal()
     pending.add(one)
-    pending.proposed(6, pending.take())
+    pending.proposed(6, pending.take(1 << 20))
     assert pending.applied(6) == [None, one]
 
 
@@ -116,5 +116,17 @@ async def test_a_cancelled_command_that_was_not_proposed_is_dropped() -> None:
     pending.add(two)
     one.future.cancel()
     assert pending.is_queued(one.future)
-    assert pending.take() == [two]
+    assert pending.take(1 << 20) == [two]
     assert not pending.is_queued(one.future)
+
+
+@in_loop
+async def test_a_turn_takes_a_bounded_number_of_bytes_and_at_least_one() -> None:
+    pending = make(entry=100)
+    proposals = [proposal(b"x" * size) for size in (60, 60, 60, 100)]
+    for one in proposals:
+        pending.add(one)
+    assert pending.take(100) == proposals[:2]
+    assert pending.take(1) == proposals[2:3]
+    assert pending.take(100) == proposals[3:]
+    assert pending.take(100) == []

@@ -20,8 +20,9 @@ from rafthttp.raft.types import LogWrite
 _T = TypeVar("_T")
 _log = logging.getLogger("rafthttp.raft.disk")
 
-# More writes than this in one flush only delay the first of them.
+# More than this in one flush only delays the first write of it.
 _WRITES_A_FLUSH_MAX: Final = 256
+_BYTES_A_FLUSH_MAX: Final = 8 << 20
 
 
 class DiskLane(Protocol):
@@ -164,9 +165,11 @@ class ThreadLane:
         while True:
             item = self._queue.get()
             writes: list[tuple[int, LogWrite]] = []
+            size = 0
             while isinstance(item, tuple):
                 writes.append(item)
-                if len(writes) >= _WRITES_A_FLUSH_MAX:
+                size += sum(sum(map(len, batch.records)) for batch in item[1].batches)
+                if len(writes) >= _WRITES_A_FLUSH_MAX or size >= _BYTES_A_FLUSH_MAX:
                     item = None
                     break
                 try:

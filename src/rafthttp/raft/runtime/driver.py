@@ -71,6 +71,9 @@ _log = logging.getLogger("rafthttp.raft")
 # A turn that does not come to rest gives the loop its turn in between; each pass has its own work,
 # so a handful covers every real chain (proposal, inline write, commit, apply).
 _READY_A_TURN_MAX: Final = 16
+# One turn's entries are one write: large enough for full speed, small enough that a disk shows
+# progress well within an election timeout.
+_PROPOSED_A_TURN_BYTES: Final = 4 << 20
 
 
 class Driver:
@@ -170,7 +173,6 @@ class Driver:
         """
         self._check_accepts()
         now = self.now_ns()
-        self._propose_queued(now)
         configuration = change(self.core.configuration)
         future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
         if configuration == self.core.configuration:
@@ -272,7 +274,9 @@ class Driver:
             self.fail(error)
 
     def _propose_queued(self, now: int) -> None:
-        proposals = self.pending.take()
+        proposals = self.pending.take(_PROPOSED_A_TURN_BYTES)
+        if self.pending.queued:
+            self.wake()
         if not proposals:
             return
         if not self.core.accepts_proposals:

@@ -21,6 +21,11 @@ class Proposal(NamedTuple):
     extensions: bytes
     future: asyncio.Future[tuple[Index, Any]]
 
+    @property
+    def size(self) -> int:
+        """Bytes it counts for."""
+        return len(self.data) + len(self.extensions)
+
 
 class Pending:
     """Proposals of this server, in the order of the log.
@@ -34,6 +39,7 @@ class Pending:
         self._first: Index = 1
         self._waiting: deque[Proposal | None] = deque()
         self._bytes = 0
+        self._queued_bytes = 0
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._entry_size_bytes_max = entry_size_bytes_max
@@ -47,7 +53,7 @@ class Pending:
         Raises:
             EntryTooLargeError, OverloadedError: definite; nothing was queued.
         """
-        size = len(proposal.data) + len(proposal.extensions)
+        size = proposal.size
         if size > self._entry_size_bytes_max:
             raise EntryTooLargeError(
                 f"the command has {size} bytes;"
@@ -56,16 +62,30 @@ class Pending:
         if len(self) >= self._count_max or self._bytes + size > self._bytes_max:
             raise OverloadedError(f"{len(self)} commands of {self._bytes} bytes are pending")
         self._bytes += size
+        self._queued_bytes += size
         self.queued.append(proposal)
 
-    def take(self) -> list[Proposal]:
-        """What is queued and still wanted; the caller proposes it now and calls `proposed`."""
-        queued, self.queued = self.queued, []
+    def take(self, bytes_max: int) -> list[Proposal]:
+        """What is queued and still wanted, the oldest first; the caller proposes it now.
+
+        Stops at `bytes_max`, but takes at least one; the rest stays queued.
+        """
+        if self._queued_bytes <= bytes_max:
+            queued, self.queued = self.queued, []
+            self._queued_bytes = 0
+        else:
+            count, size = 0, 0
+            while count < len(self.queued) and size < bytes_max:
+                size += self.queued[count].size
+                count += 1
+            queued = self.queued[:count]
+            del self.queued[:count]
+            self._queued_bytes -= size
         live = [p for p in queued if not p.future.done()]
         if len(live) != len(queued):
             for proposal in queued:
                 if proposal.future.done():
-                    self._forget(proposal)
+                    self._bytes -= proposal.size
         return live
 
     def is_queued(self, future: asyncio.Future[Any]) -> bool:
@@ -88,7 +108,7 @@ class Pending:
         self._first += count
         for proposal in taken:
             if proposal is not None:
-                self._forget(proposal)
+                self._bytes -= proposal.size
         return taken
 
     def abort(self, index: Index, error: RaftError) -> None:
@@ -101,8 +121,8 @@ class Pending:
     def refuse_queued(self, error: RaftError) -> None:
         """Fail what is not yet proposed."""
         queued, self.queued = self.queued, []
-        for proposal in queued:
-            self._fail(proposal, error)
+        self._queued_bytes = 0
+        self.refuse(queued, error)
 
     def refuse(self, proposals: list[Proposal], error: RaftError) -> None:
         """Fail proposals that were taken and then not proposed."""
@@ -110,11 +130,8 @@ class Pending:
             self._fail(proposal, error)
 
     def _fail(self, proposal: Proposal, error: RaftError) -> None:
-        self._forget(proposal)
+        self._bytes -= proposal.size
         if not proposal.future.done():
             proposal.future.set_exception(
                 type(error)(str(error), outcome=error.outcome, leader=error.leader)
             )
-
-    def _forget(self, proposal: Proposal) -> None:
-        self._bytes -= len(proposal.data) + len(proposal.extensions)

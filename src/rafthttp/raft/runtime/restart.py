@@ -48,7 +48,7 @@ def decode_hard_state(data: bytes | None) -> HardState:
     if data is None:
         return HardState(0, None)
     try:
-        pair = cast("Any", msgpack.unpackb(data))
+        pair = msgpack.unpackb(data)
         term, vote = pair
         if not isinstance(term, int) or not (vote is None or isinstance(vote, str)):
             raise TypeError

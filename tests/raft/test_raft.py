@@ -285,7 +285,7 @@ async def test_leader_changes_tells_the_newest() -> None:
 
         async def watch() -> None:
             async for one in watcher.leader_changes():
-                seen.append(one.id if one else None)
+                seen.append(one.id if one else None)  # noqa: PERF401 - looked at meanwhile
 
         task = asyncio.ensure_future(watch())
         await until(lambda: seen == [leader.id])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from rafthttp.raft.errors import StorageError
@@ -11,13 +10,8 @@ from rafthttp.raft.runtime.disk import InlineLane, ThreadLane
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.types import LogBatch, LogWrite, ServerID
+from rafthttp.testing.cluster import until
 from rafthttp.testing.storage import FaultyStore
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def entry(index: int) -> LogWrite:

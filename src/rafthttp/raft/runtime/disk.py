@@ -7,11 +7,12 @@ Knows nothing of consensus: numbered writes in, numbers of durable writes out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from rafthttp.raft.errors import StorageError
 from rafthttp.raft.storage.protocols import LogStore, StableStore
@@ -21,8 +22,17 @@ _T = TypeVar("_T")
 _log = logging.getLogger("rafthttp.raft.disk")
 
 # More than this in one flush only delays the first write of it.
-_WRITES_A_FLUSH_MAX: Final = 256
+_ITEMS_AT_ONCE_MAX: Final = 256
 _BYTES_A_FLUSH_MAX: Final = 8 << 20
+
+
+class _Write(NamedTuple):
+    seq: int
+    write: LogWrite
+
+
+# A write, a call of a store's method, or the end.
+_Item: TypeAlias = _Write | Callable[[], None] | None
 
 
 class DiskLane(Protocol):
@@ -121,15 +131,14 @@ class ThreadLane:
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
         # Unbounded by itself: pending proposals and the frames of a leader in flight are bounded.
-        self._queue: queue.SimpleQueue[tuple[int, LogWrite] | Callable[[], None] | None]
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._closed: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="rafthttp-disk", daemon=True)
         self._thread.start()
 
     def submit(self, seq: int, write: LogWrite) -> bool:
         """Queue one write; `on_durable(seq)` or `on_failed(seq, error)` follows on the loop."""
-        self._queue.put((seq, write))
+        self._queue.put(_Write(seq, write))
         return False
 
     async def call(self, function: Callable[..., _T], *args: Any) -> _T:
@@ -163,38 +172,36 @@ class ThreadLane:
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
-            writes: list[tuple[int, LogWrite]] = []
+            items = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(items) < _ITEMS_AT_ONCE_MAX:
+                    items.append(self._queue.get_nowait())
+            writes: list[_Write] = []
             size = 0
-            while isinstance(item, tuple):
-                writes.append(item)
-                size += sum(sum(map(len, batch.records)) for batch in item[1].batches)
-                if len(writes) >= _WRITES_A_FLUSH_MAX or size >= _BYTES_A_FLUSH_MAX:
-                    item = None
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    item = None
-                    break
-            else:
+            for item in items:
+                if isinstance(item, _Write):
+                    writes.append(item)
+                    size += sum(sum(map(len, batch.records)) for batch in item.write.batches)
+                    if size < _BYTES_A_FLUSH_MAX:
+                        continue
+                self._flush(writes)
+                writes, size = [], 0
                 if item is None:
-                    self._flush(writes)
                     self._end()
                     return
+                if not isinstance(item, _Write):
+                    item()
             self._flush(writes)
-            if item is not None:
-                item()
 
-    def _flush(self, writes: list[tuple[int, LogWrite]]) -> None:
+    def _flush(self, writes: list[_Write]) -> None:
         if not writes:
             return
         try:
-            self._stores.write([write for _, write in writes])
+            self._stores.write([item.write for item in writes])
         except Exception as error:  # noqa: BLE001 - any failure poisons: the core must hear of it
-            self._tell(self._on_failed, writes[0][0], error)
+            self._tell(self._on_failed, writes[0].seq, error)
         else:
-            self._tell(self._on_durable, writes[-1][0])
+            self._tell(self._on_durable, writes[-1].seq)
 
     def _end(self) -> None:
         try:

@@ -6,7 +6,7 @@ configurations stand.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgpack
 

@@ -225,6 +225,7 @@ class Reader:
 
     def skip(self) -> Steps[None]:
         """Pass over one value of any type, without building it."""
+        self._charge(1)
         # One level a number: values left in it. A map counts two a pair.
         levels = [1]
         while levels:

@@ -204,6 +204,8 @@ async def _leader_of(client: httpx.AsyncClient, child: _Child, voters: int) -> s
     """Whom this node follows, once it sees all voters."""
     try:
         status: dict[str, Any] = (await client.get(f"{child.url}/status")).json()
+        if status["pid"] != child.process.pid:
+            return None  # somebody else has the port; the child is about to say so
         voting = [server for server in status["servers"] if server["suffrage"] == "voter"]
         leader = status["leader"]
         return str(leader["id"]) if leader is not None and len(voting) == voters else None

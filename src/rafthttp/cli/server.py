@@ -189,7 +189,7 @@ def _bind(address: tuple[str, int]) -> socket.socket:
         )[0]
         listener = socket.create_server((resolved[0], port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
         raise CommandFailedError(f"cannot listen on {_joined(host, port)}: {reason}") from None
     listener.setblocking(False)
     return listener

@@ -7,6 +7,7 @@ the leader through `Node.apply`, reads wait for `Node.linearizable` unless they 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -132,6 +133,7 @@ class KVService:
             {
                 "id": raft.id,
                 "address": raft.address,
+                "pid": os.getpid(),
                 "path": node.path,
                 "cluster_id": node.cluster_id,
                 "state": raft.state.value,

@@ -152,7 +152,11 @@ class Disk:
         if snapshot is not None:
             own = (snapshot.configuration_index, snapshot.configuration)
             configurations = [own, *(pair for pair in configurations if pair[0] > own[0])]
-        return InitialState(self.hard_state, index, term, last, runs, tuple(configurations))
+        hard_state = self.hard_state
+        if hard_state.term < (runs[-1][1] if runs else term):
+            # The snapshot arrived before the term did; no vote was given in its term.
+            hard_state = HardState(runs[-1][1] if runs else term, None)
+        return InitialState(hard_state, index, term, last, runs, tuple(configurations))
 
 
 class Member:

@@ -12,20 +12,17 @@ from collections.abc import Callable, Iterable
 
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import (
-    AppendEntriesReply,
     Heartbeat,
-    InstallSnapshotReply,
     Ready,
     Reply,
     RpcId,
     Send,
     SendSnapshot,
-    TimeoutNowReply,
-    VoteReply,
     VoteRequest,
 )
 from rafthttp.raft.errors import ProtocolError
-from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+from rafthttp.raft.types import Configuration, Index, ServerID, State
+from rafthttp.testing.coreanswers import answer_as_go, hand_over_answer
 from rafthttp.testing.coreinvariants import Invariants
 from rafthttp.testing.coremember import (
     ENTRY_BYTES,
@@ -41,7 +38,6 @@ from rafthttp.testing.coremember import (
     SnapshotFrame,
     TimeoutNow,
 )
-from rafthttp.testing.gofollower import GoFollower
 
 
 class CoreNet:
@@ -228,10 +224,15 @@ class CoreNet:
         self.members[member_id].live.on_read(read, self.now_ns)
 
     def compact(self, member_id: ServerID, index: Index, trailing: int) -> None:
-        """Take a snapshot of what is applied up to `index`, and drop the log but `trailing`."""
+        """Take a snapshot of what is applied up to `index`, and drop the log but `trailing`.
+
+        Behind all writes, as a disk's one queue has it.
+        """
         member = self.members[member_id]
         core = member.live
         assert index <= len(member.applied)
+        while member.disk.waiting:
+            self.complete_write(member_id)
         term = core.term_at(index)
         assert term is not None
         at, configuration = core.committed_configuration_index, core.committed_configuration
@@ -244,11 +245,8 @@ class CoreNet:
         del member.log[: first - 1 - member.base]
         member.base = first - 1
         disk = member.disk
-        if first - 1 > disk.base:
-            # The disk may be behind: what it has not got yet is in the snapshot all the same.
-            keep = disk.entries[first - 1 - disk.base :]
-            if first - 1 <= disk.base + len(disk.entries):
-                disk.entries, disk.base = keep, first - 1
+        del disk.entries[: first - 1 - disk.base]
+        disk.base = first - 1
         core.on_compacted(index, term, first)
         self.settle(member)
 
@@ -367,10 +365,10 @@ class CoreNet:
         target = self.members[message.target]
         if isinstance(message.body, Answer):
             if target.core is not None:
-                self._on_answer(target.core, message, message.body)
+                hand_over_answer(target.core, message, message.body, self.now_ns)
                 self.settle(target)
         elif target.go is not None:
-            self._on_request_go(target.go, message, message.body)
+            self._answer(message, answer_as_go(target.go, message, message.body))
         elif target.core is None:
             self.messages.append(message)
             self.drop(message)
@@ -474,34 +472,6 @@ class CoreNet:
                 member.base, member.log = snapshot.last_index, []
             member.applied = list(snapshot.state)
 
-    def _on_request_go(self, go: GoFollower, message: Message, body: Request) -> None:
-        source = message.source
-        reply: Reply | None = None
-        match body:
-            case Frame(Send() as ask, entries):
-                answer = go.append_entries(
-                    source, ask.term, ask.prev_index, ask.prev_term, entries, ask.leader_commit
-                )
-                reply = AppendEntriesReply(message.number, 0, *_in_order(answer))
-            case Frame(ask, _):
-                answer = go.append_entries(source, ask.term, 0, 0, (), 0)
-                reply = AppendEntriesReply(message.number, 0, *_in_order(answer))
-            case VoteRequest():
-                term, granted = go.request_vote(
-                    source, body.term, body.last_index, body.last_term, pre=body.pre_vote
-                )
-                reply = VoteReply(message.number, 0, term, granted)
-            case SnapshotFrame(ask, snapshot):
-                granted = go.install_snapshot(
-                    source, ask.term, snapshot.last_index, snapshot.last_term
-                )
-                reply = InstallSnapshotReply(message.number, 0, go.term, granted)
-            case TimeoutNow():
-                reply = TimeoutNowReply(message.number, 0, accepted=False)
-            case Probe():
-                pass
-        self._answer(message, reply)
-
     def _answer(self, message: Message, reply: Reply | None) -> None:
         assert not isinstance(message.body, Answer)
         answer = Answer(message.body, reply)
@@ -515,32 +485,3 @@ class CoreNet:
             number = link.asked.popleft()
             back = self.post(message.target, message.source, link.answered.pop(number))
             back.link = link
-
-    def _on_answer(self, core: Consensus, message: Message, answer: Answer) -> None:
-        now, reply = self.now_ns, answer.reply
-        match answer.request:
-            case Frame(Send() as ask, _):
-                assert isinstance(reply, AppendEntriesReply)
-                core.on_append_entries_response(
-                    ask, reply.term, reply.success, reply.last_log, reply.no_retry_backoff, now
-                )
-            case Frame(Heartbeat() as ask, _):
-                assert isinstance(reply, AppendEntriesReply)
-                core.on_heartbeat_response(ask, reply.term, reply.success, now)
-            case VoteRequest() as vote:
-                assert isinstance(reply, VoteReply)
-                core.on_vote_response(vote, reply.term, reply.granted, now)
-            case SnapshotFrame(ask, snapshot):
-                assert isinstance(reply, InstallSnapshotReply)
-                core.on_snapshot_sent(
-                    ask.peer, ask.epoch, snapshot.last_index, reply.term, reply.success, now
-                )
-            case Probe():
-                core.on_leader_probed(message.source, alive=True, now_ns=now)
-            case _:
-                pass
-
-
-def _in_order(answer: tuple[Term, Index, bool, bool]) -> tuple[Term, bool, Index, bool]:
-    term, last_log, success, no_retry_backoff = answer
-    return term, success, last_log, no_retry_backoff

@@ -1,8 +1,8 @@
 """Random histories of three to five cores under every fault, each step checked.
 
-Drops, duplicates, reordering, partitions, crashes that lose unsynced writes, torn streams, slow disks,
-configuration changes, transfers, snapshots. Each history ends in a calm phase in which the servers
-must agree and commit again (S3, S13, S17, S31, S35). A failure prints its seed.
+Drops, duplicates, reordering, partitions, crashes that lose unsynced writes, torn streams, slow
+disks, configuration changes, transfers, snapshots. Each history ends in a calm phase in which the
+servers must agree and commit again (S3, S13, S17, S31, S35). A failure prints its seed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 from rafthttp.raft.core.ready import CoreConfig, HardState
 from rafthttp.raft.errors import ConfigurationChangeError, LeadershipTransferError
 from rafthttp.raft.types import Configuration, Server, ServerAddress, ServerID, State, Suffrage
-from rafthttp.testing.corenet import CoreNet
 from rafthttp.testing.coremember import Entry, Member
+from rafthttp.testing.corenet import CoreNet
 
 MS = 1_000_000
 HISTORIES = 240
@@ -151,7 +151,9 @@ class History:
         i = self.rng.choice(self.ids)
         member = old.get(i)
         if member is None:
-            new = old.with_server(self.server(i, self.rng.choice((Suffrage.VOTER, Suffrage.NONVOTER))))
+            new = old.with_server(
+                self.server(i, self.rng.choice((Suffrage.VOTER, Suffrage.NONVOTER)))
+            )
         elif self.rng.random() < 0.5:
             new = old.without(i)
         else:

@@ -6,6 +6,7 @@ hold is bounded: requests without an answer, answers it does not read, bytes of 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from typing import Final, Protocol
@@ -84,7 +85,9 @@ class InboundStream:
         self._header: RPCHeader | None = None
         self._peer = ServerID("")
         self._write_paused = False
+        self._reading = True
         self._pumping = False
+        self._flushing = False
         self._over = False
 
     def close(self) -> None:
@@ -105,7 +108,7 @@ class InboundStream:
 
     def closed(self, error: Exception | None) -> None:
         """The stream ended (`StreamReceiver`)."""
-        if not self._over and self._decoder.mid_frame:
+        if not self._over and self._has_room() and self._decoder.mid_frame:
             _log.warning("the stream of %s ended inside a frame", self._stream.peer)
         self._over = True
         self._slots.clear()
@@ -118,7 +121,7 @@ class InboundStream:
     def pause_writing(self) -> None:
         """The peer does not read its answers: take no more requests (`StreamReceiver`)."""
         self._write_paused = True
-        self._stream.pause_reading()
+        self._settle()
 
     def resume_writing(self) -> None:
         """The peer reads again (`StreamReceiver`)."""
@@ -131,11 +134,18 @@ class InboundStream:
             return
         if slot.body is not None:
             slot.body.drain()
-        if not self._pumping:
-            was_full = len(self._slots) >= OUTSTANDING_MAX
+        if self._pumping:
+            return
+        if len(self._slots) == 1 and slot.body is None:
             self._flush()
-            if was_full or slot.body is not None:
-                self._pump()
+        elif not self._flushing:
+            # A turn of the server answers several at once: they share a write.
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flushing = False
+        self._pump()
 
     def _pump(self) -> None:
         """Dispatch what is whole, as far as there is room; pause reading where there is none."""
@@ -143,6 +153,7 @@ class InboundStream:
             return
         self._pumping = True
         try:
+            self._flush()
             while not self._over and self._has_room():
                 event = self._decoder.next()
                 if event is None:
@@ -165,11 +176,13 @@ class InboundStream:
     def _settle(self) -> None:
         if self._over:
             return
-        self._flush()
-        if self._has_room():
-            self._stream.resume_reading()
-        else:
-            self._stream.pause_reading()
+        has_room = self._has_room()
+        if has_room is not self._reading:
+            self._reading = has_room
+            if has_room:
+                self._stream.resume_reading()
+            else:
+                self._stream.pause_reading()
 
     def _has_room(self) -> bool:
         return (

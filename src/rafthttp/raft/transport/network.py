@@ -338,9 +338,12 @@ class NetworkTransport:
         about the peer now.
         """
         if used is not None:
+            generation = self._generation
             try:
                 return await self._call_on(used, rpc, frame), used
             except PeerUnreachableError as error:
+                if generation != self._generation:
+                    raise  # `close_streams` closed it
                 _log.debug("redialing %s: %s", address, error)
         stream = await self._dial_call(address, timeout)
         return await self._call_on(stream, rpc, frame), stream
@@ -399,6 +402,9 @@ class NetworkTransport:
             except TransportError as error:
                 if self._closing is None:
                     _log.warning("no more streams are accepted: %s", error)
+                return
+            except Exception:  # noqa: BLE001 - a task's top
+                _log.exception("no more streams are accepted")
                 return
             if len(self._inbound) >= _INBOUND_STREAMS_MAX:
                 _log.warning("refusing a stream of %s: too many are open", stream.peer)

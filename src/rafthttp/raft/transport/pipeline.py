@@ -6,6 +6,7 @@ No task a frame: frames go out from `send`, answers come in from `data_received`
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -19,6 +20,8 @@ from rafthttp.raft.wire.limits import WireLimits
 from rafthttp.raft.wire.records import APPEND_ENTRIES, AppendEntriesResponse
 from rafthttp.raft.wire.rpc import AppendEncoder
 from rafthttp.raft.wire.stream import Answer
+
+_log = logging.getLogger("rafthttp.transport")
 
 
 class Pipeline:
@@ -92,6 +95,10 @@ class Pipeline:
             stream = await dial()
         except TransportError as error:
             self.fail(error)
+            return
+        except Exception as error:  # noqa: BLE001 - a task's top; the caller is told
+            _log.exception("dialing %s failed in an unforeseen way", self._address)
+            self.fail(PeerUnreachableError(f"cannot dial {self._address}: {error!r}"))
             return
         if self._over:
             stream.abort()

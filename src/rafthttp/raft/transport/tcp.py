@@ -55,12 +55,12 @@ class TCPStream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop delivery (`Stream`)."""
-        if self._transport is not None and not self._ended:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on with delivery (`Stream`)."""
-        if self._transport is not None and not self._ended:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self) -> None:

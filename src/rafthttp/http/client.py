@@ -60,11 +60,12 @@ class ClientConnection:
         *,
         response_size_bytes_max: int,
     ) -> ClientResponse:
-        """Make one call. The deadline is the caller's; after any exception, `abort`.
+        """Make one call. Deadline and well-formed headers are the caller's.
+
+        After any exception, `abort`.
 
         Raises:
             ConnectionError: the connection broke, or the answer is not HTTP or too large.
-            h11.LocalProtocolError: a header is malformed; nothing was sent.
         """
         self.sent = False
         if not self.reusable:
@@ -144,9 +145,11 @@ class ClientConnection:
         head, answer, http = self._head, self._answer, self._http
         assert head is not None, "h11 yields the head first"
         assert answer is not None, "checked before feeding"
-        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+        agreed = http.our_state is h11.DONE and http.their_state is h11.DONE
+        if agreed and not http.trailing_data[0]:
             http.start_next_cycle()
         else:
+            # Bytes behind the answer would pass for the next one.
             self.abort()
         headers = Headers(list(head.headers))
         if not answer.done():

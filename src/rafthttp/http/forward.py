@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import h11
-
+from rafthttp.http.access import HeadersFactory
 from rafthttp.http.client import ClientConnection
 from rafthttp.http.dial import Dial
 from rafthttp.http.grammar import parse_operation
@@ -47,9 +45,10 @@ class _Peer:
 class ForwardClient:
     """Makes forwarded calls. Ends with `close`."""
 
-    def __init__(self, path: str, dial: Dial) -> None:
+    def __init__(self, path: str, dial: Dial, headers: HeadersFactory) -> None:
         self._path = path
         self._dial = dial
+        self._headers = headers
         self._peers: dict[ServerAddress, _Peer] = {}
         self._busy: set[ClientConnection] = set()
         self._closed = False
@@ -60,13 +59,12 @@ class ForwardClient:
         op: str,
         body: bytes,
         timeout: float,
-        headers: Mapping[str, str],
     ) -> ForwardResponse:
         """Have `op` done by the member at `address`, within `timeout` seconds.
 
         Raises:
             ForwardError: no answer; see its `outcome`.
-            ConfigError: `op` or a header is against its grammar, or the timeout is not positive.
+            ConfigError: `op` is against its grammar, or the timeout is not positive.
         """
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be more than 0")
@@ -79,7 +77,7 @@ class ForwardClient:
             peer = self._peers[address] = _Peer()
         peer.calls += 1
         try:
-            return await self._call(peer, address, target, body, timeout, headers)
+            return await self._call(peer, address, target, body, timeout)
         finally:
             peer.calls -= 1
             if not peer.calls and not peer.idle and self._peers.get(address) is peer:
@@ -102,11 +100,11 @@ class ForwardClient:
         target: str,
         body: bytes,
         timeout: float,
-        headers: Mapping[str, str],
     ) -> ForwardResponse:
         connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(timeout), peer.slots:
+                headers = await self._headers()
                 connection = await self._connection(peer, address, timeout)
                 self._busy.add(connection)
                 answer = await connection.call(
@@ -118,10 +116,8 @@ class ForwardClient:
                 )
         except TimeoutError as error:
             raise _error(address, f"no answer within {timeout:g} s", connection) from error
-        except (TransportError, ConnectionError) as error:
+        except (TransportError, OSError) as error:
             raise _error(address, str(error), connection) from error
-        except h11.LocalProtocolError as error:
-            raise ConfigError(f"cannot send the headers: {error}") from error
         else:
             self._keep(peer, connection)
             connection = None

@@ -28,6 +28,8 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _CLUSTER_ID: Final = re.compile(r"[A-Za-z0-9._-]+")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~!$'()*+,;=:@/%-]*")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
 _OPERATION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -106,6 +108,11 @@ def parse_operation(text: str) -> str:
     if _OPERATION.fullmatch(text) is None:
         raise ValueError("the operation has 1 to 64 letters, digits, '.', '_' or '-'")
     return text
+
+
+def is_header(name: str, value: str) -> bool:
+    """Whether a request may carry this header."""
+    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
 
 
 def parse_path(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 from rafthttp.http.access import HeadersFactory
 from rafthttp.http.dial import Dial
 from rafthttp.http.forward import ForwardClient
-from rafthttp.http.grammar import parse_address, parse_path
+from rafthttp.http.grammar import is_header, parse_address, parse_path
 from rafthttp.http.handler import Handler
 from rafthttp.http.handshake import ClientHandshake, printable
 from rafthttp.http.membership import ChangeKind
@@ -68,7 +68,7 @@ class Layer:
         self._dial = dial
         self._headers = headers
         self._scheme = scheme
-        self._forward_client = ForwardClient(self._path, dial)
+        self._forward_client = ForwardClient(self._path, dial, self._request_headers)
         self._closed = False
 
     @property
@@ -113,7 +113,7 @@ class Layer:
         except TimeoutError as error:
             _abort(stream)
             raise PeerUnreachableError(f"{address} did not answer within {timeout:g} s") from error
-        except HandshakeError as error:
+        except (HandshakeError, OSError) as error:
             _abort(stream)
             raise PeerUnreachableError(f"no stream to {address}: {error}") from error
         except BaseException:
@@ -153,10 +153,9 @@ class Layer:
 
         Raises:
             ForwardError: no answer; definite if no byte of it can have reached the member.
-            ConfigError: `op` or a header is against its grammar, or the timeout is not positive.
+            ConfigError: `op` is against its grammar, or the timeout is not positive.
         """
-        headers = await self._request_headers()
-        return await self._forward_client.call(address, op, body, timeout, headers)
+        return await self._forward_client.call(address, op, body, timeout)
 
     async def _change(
         self, kind: ChangeKind, server_id: ServerID, members: str | Sequence[str], timeout: float
@@ -177,7 +176,16 @@ class Layer:
         return seen
 
     async def _request_headers(self) -> Mapping[str, str]:
-        headers = {} if self._headers is None else dict(await self._headers())
+        headers: dict[str, str] = {}
+        if self._headers is not None:
+            try:
+                headers.update(await self._headers())
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise PeerUnreachableError(f"cannot make the request headers: {reason}") from error
+        for name, value in headers.items():
+            if not is_header(name, value):  # the value may be a credential: it is not shown
+                raise PeerUnreachableError(f"the header {name!r} cannot be sent as it is")
         if self.cluster_id is not None:
             headers[CLUSTER_ID_HEADER] = self.cluster_id
         return headers

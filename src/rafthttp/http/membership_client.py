@@ -17,12 +17,16 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-import h11
-
 from rafthttp.http.access import HeadersFactory
 from rafthttp.http.client import ClientConnection, ClientResponse
 from rafthttp.http.dial import Dial
-from rafthttp.http.grammar import parse_address, parse_cluster_id, parse_id, parse_path
+from rafthttp.http.grammar import (
+    is_header,
+    parse_address,
+    parse_cluster_id,
+    parse_id,
+    parse_path,
+)
 from rafthttp.http.handshake import printable
 from rafthttp.http.membership import ChangeKind
 from rafthttp.http.messages import CLUSTER_ID_HEADER
@@ -170,10 +174,10 @@ class _Change:
 
     async def _call(self, member: ServerAddress, deadline: float) -> ClientResponse:
         connection: ClientConnection | None = None
-        headers: Mapping[str, str] = {} if self._headers is None else await self._headers()
         timeout = max(deadline - asyncio.get_running_loop().time(), 0.001)
         try:
             async with asyncio.timeout(timeout):
+                headers = await self._request_headers()
                 connection = ClientConnection(await self._dial(member, timeout), member)
                 return await connection.call(
                     _METHODS[self._kind],
@@ -185,13 +189,18 @@ class _Change:
         except TimeoutError as error:
             text = f"{member} did not answer within {timeout:.3g} s"
             raise _RetryError(text, member) from error
-        except (TransportError, ConnectionError) as error:
+        except (TransportError, OSError) as error:
             raise _RetryError(f"asking {member}: {error}", member) from error
-        except h11.LocalProtocolError as error:
-            raise ConfigError(f"cannot send the headers: {error}") from error
         finally:
             if connection is not None:
                 connection.abort()
+
+    async def _request_headers(self) -> Mapping[str, str]:
+        headers: Mapping[str, str] = {} if self._headers is None else await self._headers()
+        for name, value in headers.items():
+            if not is_header(name, value):  # the value may be a credential: it is not shown
+                raise ConfigError(f"the header {name!r} cannot be sent as it is")
+        return headers
 
     def _redirected(self, response: ClientResponse, member: ServerAddress) -> ServerAddress:
         location = response.headers.get("Location") or ""

@@ -77,7 +77,8 @@ def join_target(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        default_port = {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or default_port
     except (ValueError, KeyError):
         raise ConfigError(f"join URL {url!r} is not http://HOST:PORT") from None
     host = parts.hostname

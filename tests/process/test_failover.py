@@ -1,4 +1,4 @@
-"""Kill -9 of the leader under load, and of all at once: no acknowledged write is lost or doubled."""
+"""Kill -9 of the leader under load, and of all at once: no acknowledged write is lost."""
 
 import asyncio
 import itertools

@@ -146,7 +146,8 @@ def export(
 
 
 def _report(verb: str, transfer: Transfer) -> None:
-    out(f"{verb} {transfer.files} files, {size_text(transfer.size)}")
+    plural = "" if transfer.files == 1 else "s"
+    out(f"{verb} {transfer.files} file{plural}, {size_text(transfer.size)}")
     for name, reason in transfer.failed[:_NAMED_MAX]:
         note(f"{name}: {reason}")
     if transfer.failed:

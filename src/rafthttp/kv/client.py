@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from rafthttp import Outcome, RaftHttpError
-from rafthttp.kv.commands import KeyInfo
+from rafthttp.kv.commands import KeyInfo, check_key
 
 # A follower answers 503 within the service's own timeout (5 s); this is for one that is stuck.
 _ATTEMPT_TIMEOUT: Final = httpx.Timeout(10.0, connect=2.0)
@@ -112,6 +112,7 @@ class KVClient:
         """Store `value`.
 
         Raises:
+            CommandError: nobody may use this key.
             ServiceError: see its `outcome`.
         """
         await self._request("PUT", _key_path(key), content=value)
@@ -236,6 +237,7 @@ def _consistency(stale: bool) -> dict[str, str]:
 
 
 def _key_path(key: str) -> str:
+    check_key(key)
     segments = [_DOTS.get(part, quote(part, safe="")) for part in key.split("/")]
     return "/kv/" + "/".join(segments)
 

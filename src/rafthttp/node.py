@@ -420,6 +420,9 @@ class Node:
         raft = self.raft
         if raft.state is State.LEADER:
             return await raft.apply(data, timeout=timeout)
+        if raft.state is State.SHUTDOWN:
+            because = "" if raft.failure is None else f": {raft.failure}"
+            raise ShutdownError(f"the server is shut down{because}")
         leader = raft.leader_with_id()
         if leader is None or leader.id == self.id:
             raise UnknownLeaderError("no leader is known")

@@ -1,7 +1,8 @@
 """Dialogues: commands to a few bare cores, and all they answer, as text to be read as a diff.
 
 A dialogue is a file of blocks: commands, a line `----`, then what was printed, up to an empty line.
-`#` begins a comment. Every step is checked by `Invariants` too. The commands:
+A block without the line is run and not printed. `#` begins a comment. Every step is checked by
+`Invariants` too. The commands:
 
     cluster a b c d:nonvoter g:go [pre_vote=off] [early=off] [bytes=N] [inflight=N] [entries=N]
     log a 1 1 2 [term=3] [vote=b] [config=3:a,b]   terms on disk; entry 1 is the configuration
@@ -57,8 +58,8 @@ def run_dialogue(text: str) -> str:
     for block in re.split(r"\n\n+", text.strip("\n")):
         commands, bar, _ = block.partition("\n----")
         result.append(commands)
+        lines = dialogue.run(commands)
         if bar:
-            lines = dialogue.run(commands)
             result[-1] += "\n----\n" + "\n".join(lines or ["ok"])
     return "\n\n".join(result) + "\n"
 
@@ -124,7 +125,7 @@ class Dialogue:
 
     def _preset(self, member: Member, terms: list[int], term: int, vote: str | None) -> None:
         assert isinstance(self._first.payload, Configuration)
-        entries = [self._first, *(Entry(t, f"preset{t}") for t in terms[1:])]
+        entries = [self._first, *(Entry(t, f"of term {t}") for t in terms[1:])]
         if member.go is not None:
             member.go.term, member.go.entries = term, [*entries]
         member.disk.hard_state = HardState(term, None if vote is None else ServerID(vote))
@@ -314,7 +315,7 @@ class Dialogue:
         send = Send(
             ServerID(args[0]), 0, term, prev_index, prev_term, last, int(options.get("commit", 0))
         )
-        entries = tuple(Entry(t, f"by hand {t}") for t in terms)
+        entries = tuple(Entry(t, f"of term {t}") for t in terms)
         self._inject(args[0], options["from"], Frame(send, entries))
 
     def _do_vote(self, args: list[str], options: dict[str, str], *, pre: bool = False) -> None:

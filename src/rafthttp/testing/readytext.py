@@ -113,7 +113,7 @@ def kind_of(message: Message) -> str:
         case Frame():
             kind = "append"
         case VoteRequest():
-            kind = "vote"
+            kind = "pre-vote" if body.pre_vote else "vote"
         case SnapshotFrame():
             kind = "snapshot"
         case TimeoutNow():

@@ -309,19 +309,18 @@ class Consensus(Status):
         progress = leadership.peers.get(send.peer)
         if progress is None:
             return
-        progress.contact_ns = now_ns
+        if term == self._server.term:
+            progress.contact_ns = now_ns
         if progress.epoch != send.epoch:
             return
         if success:
             progress.accepted(send.last)
             leadership.commit_due = True
             return
-        progress.refused(
-            send.prev_index,
-            last_log,
-            self._server.log.base_index,
-            leadership.next_epoch(),
-        )
+        epoch = leadership.next_epoch()
+        if not no_retry_backoff and progress.unwilling(epoch, now_ns):
+            return
+        progress.refused(send.prev_index, last_log, self._server.log.base_index, epoch)
         if no_retry_backoff:
             progress.failures = 0
         else:
@@ -345,7 +344,8 @@ class Consensus(Status):
         if leadership is None:
             return
         progress = leadership.peers.get(heartbeat.peer)
-        if progress is None:
+        if progress is None or term != self._server.term:
+            # An answer of an older term comes from a server whose disk failed: it does not count.
             return
         progress.contact_ns = now_ns
         if progress.unreachable and progress.retry_ns > now_ns:

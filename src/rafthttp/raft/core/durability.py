@@ -102,6 +102,8 @@ class Durability:
     def seq_of(self, index: Index) -> Seq:
         """The write after which the term, the vote and the log up to `index` are durable (S4)."""
         hard = self.seq_of_hard_state()
+        if self._reset_to is not None:
+            return self.next_seq
         if index <= self.durable_index:
             return hard
         if index > self.submitted_index:

@@ -34,6 +34,8 @@ from rafthttp.raft.types import Index, ServerID
 # Redial after a second failure in a row: 10 ms as hashicorp/raft's failureWait, doubled each time.
 _BACKOFF_NS: Final = 10_000_000
 _BACKOFF_NS_MAX: Final = 500_000_000
+# About two seconds of tries.
+_UNWILLING_MAX: Final = 9
 
 
 class Search:
@@ -134,6 +136,20 @@ class Progress:
             self.need_snapshot(epoch)
         else:
             self.next = target + 1
+
+    def unwilling(self, epoch: int, now_ns: int) -> bool:
+        """A refusal for other reasons than the log's place, as when a disk is full.
+
+        True: it was put down to that, and the same place is tried again later. After a few in a
+        row it may be the place all the same: a follower in Go refuses so what it has compacted.
+        """
+        if self.failures >= _UNWILLING_MAX:
+            return False
+        self.failed(epoch, now_ns)
+        self.unreachable = False
+        if self.failures == 1:
+            self.back_off(now_ns, at_once=False)
+        return True
 
     def need_snapshot(self, epoch: int) -> None:
         """What the peer needs is compacted away."""

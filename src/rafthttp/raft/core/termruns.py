@@ -142,7 +142,7 @@ class SizeWindow:
         """Last entry of a frame that begins at `first`: within the bounds, but at least one."""
         start = self._start
         if first <= start:
-            return min(last, first + unsized_max - 1)
+            return min(last, first + min(unsized_max, entries_max) - 1)
         last = min(last, first + entries_max - 1)
         sums = self._sums
         limit = sums[first - 1 - start] + bytes_max

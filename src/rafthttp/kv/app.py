@@ -30,7 +30,14 @@ from rafthttp import (
     State,
 )
 from rafthttp.kv.access import Guard, JSONLine, Network, error_response
-from rafthttp.kv.commands import Command, CommandError, Operation, command_overhead, encode
+from rafthttp.kv.commands import (
+    Command,
+    CommandError,
+    Operation,
+    check_key,
+    command_overhead,
+    encode,
+)
 from rafthttp.kv.fsm import KVStateMachine
 from rafthttp.kv.openapi import DESCRIPTION
 
@@ -180,7 +187,13 @@ class KVService:
         if handler is None:
             headers = {"Allow": "GET, HEAD, PUT, DELETE"}
             return error_response(405, f"{request.method} is not for keys", headers=headers)
-        return await self._answered(lambda: handler(request, _key_of(request.scope)))
+
+        async def call() -> Response:
+            key = _key_of(request.scope)
+            check_key(key)
+            return await handler(request, key)
+
+        return await self._answered(call)
 
     def _guarded(self, endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def guarded(request: Request) -> Response:

@@ -183,6 +183,27 @@ def _append(entries: Any) -> bytes:
     return b"\x00" + packed
 
 
+@pytest.mark.parametrize("kind", ["memory", "tcp"])  # megabytes: not byte by byte
+def test_close_does_not_wait_for_a_peer_that_reads_no_answers(
+    raw_client: Make, until: Until
+) -> None:
+    async def main() -> None:
+        async with raw_client() as (node, dial):
+            node.server.error = "x" * 60_000
+            end = await dial()
+            end.stream.write(_vote(1))
+            await until(lambda: end.data)
+            end.stream.pause_reading()
+            inbound = next(iter(node.transport._inbound))
+            for _ in range(400):
+                end.stream.write(_vote(1))
+            await until(lambda: inbound._write_paused)
+            node.transport.close_streams()
+            await until(lambda: not node.transport._inbound)
+
+    asyncio.run(main())
+
+
 _POISON = {
     "garbage": b"GET /raft HTTP/1.1\r\n\r\n",
     "unknown rpc": b"\x09\x80",
@@ -338,7 +359,10 @@ def test_a_refused_snapshot_is_drained(raw_client: Make, until: Until, kind: str
             end.stream.write(_snapshot(size))
             await until(lambda: node.server.requests and not node.server.tasks)
             for _ in range(10):
+                # Go answers behind the body; a peer that writes and then reads expects that.
+                assert end.data == b""
                 end.stream.write(b"\x05" * (size // 10))
+                await asyncio.sleep(0)
             end.stream.write(_vote(1))
             await until(lambda: len(_answers(end.data, [2, 1])) == 2)
             assert _answers(end.data, [2, 1])[0] == Answer("no", None)

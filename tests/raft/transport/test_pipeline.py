@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from rafthttp.raft.errors import PeerUnreachableError, ProtocolError, RemoteError, TransportError
 from rafthttp.raft.transport.outbound import AppendFrame
+from rafthttp.raft.transport.protocols import Stream
 from rafthttp.raft.types import Server, ServerAddress, ServerID
 from rafthttp.raft.wire.entries import encode_logs
 from rafthttp.raft.wire.records import AppendEntriesRequest, AppendEntriesResponse
@@ -157,6 +159,30 @@ def test_closed_while_dialing(two_nodes: Make, until: Until) -> None:
             await one.transport.heartbeat(two.as_target, 7, 5)
             assert outcome.errors == []
             assert len(two.server.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_a_dial_that_does_not_heed_cancellation(node_and_raw: Make, until: Until) -> None:
+    """A layer of the application's may be like this; its stream is closed as soon as it comes."""
+
+    async def main() -> None:
+        async with node_and_raw() as (node, raw):
+            dial, begun = node.layer.dial, asyncio.Event()
+
+            async def stubborn(address: ServerAddress, timeout: float) -> Stream:
+                begun.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                stream: Stream = await dial(address, timeout)
+                return stream
+
+            node.layer.dial = stubborn
+            pipeline, outcome = _open(node, raw.as_target)
+            await begun.wait()
+            pipeline.close()
+            await until(lambda: raw.ends and raw.ends[0].is_closed)
+            assert outcome.errors == []
 
     asyncio.run(main())
 

@@ -283,6 +283,8 @@ _KILLS = {
     "text time": b"\x00" + _pack(_append([_entry(AppendedAt="2024-05-06T07:08:09Z")])),
     "empty time": b"\x00" + _pack(_append([_entry(AppendedAt=b"")])),
     "time of an unknown version": b"\x00" + _pack(_append([_entry(AppendedAt=b"\x03" * 15)])),
+    "time of an unknown version, where one is predicted": b"\x00"
+    + _pack(_append([_entry(), _entry(Index=6, AppendedAt=b"\x03" + _TIME[1:])])),
     "another extension for the time": b"\x00"
     + _pack(_append([_entry(AppendedAt=msgpack.ExtType(5, b"1234"))])),
     "a gap between entries": b"\x00" + _pack(_append([_entry(), _entry(Index=7)])),

@@ -91,9 +91,12 @@ class InboundStream:
         self._over = False
 
     def close(self) -> None:
-        """Close after the answers written have gone out. Idempotent."""
+        """Close after the answers written have gone out, if the peer reads them. Idempotent."""
         self._over = True
-        self._stream.close()
+        if self._write_paused:
+            self._stream.abort()
+        else:
+            self._stream.close()
 
     def abort(self) -> None:
         """Close at once. Idempotent."""
@@ -162,7 +165,10 @@ class InboundStream:
                     self._add_to_body(event)
                 else:
                     self._dispatch(event)
+                # Answers given at once share a write, until they are as many as may wait.
+                if len(self._slots) >= OUTSTANDING_MAX:
                     self._flush()
+            self._flush()
         except ProtocolError as error:
             _log.warning("closing the stream of %s: %s", self._stream.peer, error)
             self.abort()
@@ -196,7 +202,6 @@ class InboundStream:
         self._body.add(chunk)
         if self._body.complete:
             self._body = None
-            self._flush()
 
     def _dispatch(self, request: Request) -> None:
         header = request.header

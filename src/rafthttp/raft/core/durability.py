@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from rafthttp.raft.core.ready import HardState, Persist, Seq
-from rafthttp.raft.types import Configuration, Index, Term
+from rafthttp.raft.types import Configuration, Index, ServerID, Term
 
 
 class _Write:
@@ -115,7 +115,8 @@ class Durability:
 
     def take(
         self,
-        hard_state: HardState,
+        term: Term,
+        voted_for: ServerID | None,
         last_index: Index,
         configurations: Sequence[tuple[Index, Configuration]] | None,
         now_ns: int,
@@ -136,8 +137,8 @@ class Durability:
         write = _Write(seq, last_index, None, now_ns)
         hard = None
         if self._hard_dirty:
-            hard = hard_state
-            write.term = hard_state.term
+            hard = HardState(term, voted_for)
+            write.term = term
             self._hard_dirty = False
             self._hard_seq = seq
         self._writes.append(write)

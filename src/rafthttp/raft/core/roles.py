@@ -59,7 +59,11 @@ class Roles:
         if self._leadership is not None:
             self._lead(self._leadership, out)
         out.persist = server.disk.take(
-            server.hard_state(), server.log.last_index, server.members.take_unsaved(), server.now_ns
+            server.term,
+            server.voted_for,
+            server.log.last_index,
+            server.members.take_unsaved(),
+            server.now_ns,
         )
         if server.commit_index > server.handed_index:
             out.apply = (server.handed_index + 1, server.commit_index)

@@ -12,7 +12,6 @@ from rafthttp.raft.core.membership import Membership
 from rafthttp.raft.core.ready import (
     AppendEntriesReply,
     CoreConfig,
-    HardState,
     InitialState,
     InstallSnapshotReply,
     Ready,
@@ -128,10 +127,6 @@ class Server:
     def random_timeout_ns(self, timeout_ns: int) -> int:
         """Once to twice the timeout."""
         return timeout_ns + int(self.rng.random() * timeout_ns)
-
-    def hard_state(self) -> HardState:
-        """The pair to write."""
-        return HardState(self.term, self.voted_for)
 
     # -- replies: none shows a term, a vote or an entry before it is durable
 

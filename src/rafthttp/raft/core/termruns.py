@@ -16,7 +16,7 @@ from rafthttp.raft.types import Index, Term
 
 # Sizes kept: 8 MB at 8 bytes each, up to twice that between two trims. A peer further behind than
 # a million entries is fed by count instead.
-_SIZES_KEPT: Final = 1 << 20
+SIZES_KEPT: Final = 1 << 20
 
 
 class TermRuns:
@@ -119,8 +119,8 @@ class SizeWindow:
         sums = accumulate(sizes, initial=self._sums[-1])
         next(sums)
         self._sums.extend(sums)
-        if len(self._sums) > 2 * _SIZES_KEPT:
-            drop = len(self._sums) - _SIZES_KEPT
+        if len(self._sums) > 2 * SIZES_KEPT:
+            drop = len(self._sums) - SIZES_KEPT
             del self._sums[:drop]
             self._start += drop
 

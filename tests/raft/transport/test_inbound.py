@@ -262,6 +262,27 @@ def test_a_truncated_request_is_logged(
     assert len(_logged(caplog)) == records
 
 
+@pytest.mark.parametrize("kind", ["memory", "tcp"])  # megabytes: not byte by byte
+def test_a_frame_cut_short_is_not_held(raw_client: Make, until: Until) -> None:
+    """Without waiting for the garbage collector."""
+
+    async def main() -> None:
+        async with raw_client() as (node, dial):
+            end = await dial()
+            end.stream.write(_vote(1))
+            await until(lambda: end.data)
+            inbound = next(iter(node.transport._inbound))
+            entries = encode_logs(5, 1, [bytes(1 << 20)] * 4)
+            end.stream.write(_ENCODER.encode(7, 4, 1, entries, 4)[:-1])
+            await until(lambda: inbound._decoder._entries._records)
+            end.stream.close()
+            await until(lambda: node.server.gone)
+            assert inbound._decoder.buffered == 0
+            assert inbound._decoder._entries._records == []
+
+    asyncio.run(main())
+
+
 def test_a_handler_that_fails_costs_its_stream(
     raw_client: Make, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import msgpack
 import pytest
 
 from rafthttp.raft.config import Config
-from rafthttp.raft.errors import ConfigError, FrameTooLargeError
+from rafthttp.raft.errors import ConfigError, FrameTooLargeError, ProtocolError
 from rafthttp.raft.types import LogType, ServerAddress, ServerID
 from rafthttp.raft.wire.entries import encode_log, encode_logs
 from rafthttp.raft.wire.limits import WireLimits
@@ -175,6 +176,33 @@ def test_sixty_four_entries_of_a_mebibyte_pass() -> None:
         request = decoder.next()
     assert isinstance(request, AppendEntriesRequest)
     assert request.entries.records == records
+
+
+def test_a_closed_decoder_holds_nothing() -> None:
+    """Without waiting for the garbage collector: RSS is back when a stream has ended."""
+    records = encode_logs(1, 3, [bytes(1000)] * 4000)
+    entries = _ENCODER.encode(3, 0, 0, records, 0)[:-1]
+    one = _ENCODER.encode(3, 0, 0, encode_logs(1, 3, [bytes(4 << 20)]), 0)[:-1]
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for octets in (entries, one):
+            before = tracemalloc.get_traced_memory()[0]
+            decoder = RequestDecoder()
+            for at in range(0, len(octets), 65536):
+                decoder.feed(octets[at : at + 65536])
+                assert decoder.next() is None
+            held = tracemalloc.get_traced_memory()[0] - before
+            decoder.close()
+            left = tracemalloc.get_traced_memory()[0] - before
+            assert held > 3 << 20
+            assert left < 100_000
+            with pytest.raises(ProtocolError, match="has ended"):
+                decoder.next()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def _byte_by_byte_seconds(octets: bytes) -> float:

@@ -96,6 +96,7 @@ class ClientStream:
     def closed(self, error: Exception | None) -> None:
         """The stream ended (`StreamReceiver`)."""
         self.is_closed = True
+        self._decoder.close()
         self._wake()
         if self._error is None:
             why = "closed" if error is None else f"broke: {error}"

@@ -114,6 +114,7 @@ class InboundStream:
         if not self._over and self._has_room() and self._decoder.mid_frame:
             _log.warning("the stream of %s ended inside a frame", self._stream.peer)
         self._over = True
+        self._decoder.close()
         self._slots.clear()
         if self._body is not None:
             lost = PeerUnreachableError(f"the stream of {self._stream.peer} ended early")

@@ -101,6 +101,20 @@ class _Decoder:
         """Bytes held that no event has handed out."""
         return len(self._reader.buf) - self._reader.pos + self._fresh_size
 
+    def close(self) -> None:
+        """Let go of everything held; to be called when the stream has ended.
+
+        The decoder at work refers to this object and this object to it: without this call, a large
+        frame cut short would stay in memory until a full garbage collection.
+        """
+        if self._error is None:
+            self._error = ProtocolError("the stream has ended")
+        self._steps.close()
+        self._fresh.clear()
+        self._fresh_size = 0
+        self._reader.buf = b""
+        self._reader.pos = 0
+
     def _frames(self) -> Generator[Any, None, None]:
         raise NotImplementedError
 
@@ -121,10 +135,7 @@ class _Decoder:
                 self._check_frame_size(item)
         except ProtocolError as error:
             self._error = error
-            self._fresh.clear()
-            self._fresh_size = 0
-            self._reader.buf = b""
-            self._reader.pos = 0
+            self.close()
             raise
 
     def _available(self) -> int:
@@ -177,6 +188,11 @@ class RequestDecoder(_Decoder):
         self._leader = ServerAddress("")
         self._append_head = b""
         self._append_middle = b""
+
+    def close(self) -> None:
+        """Let go of everything held, entries of an unfinished frame too."""
+        super().close()
+        self._entries.clear()
 
     def next(self) -> Request | bytes | None:
         """The next request or piece of a snapshot's body; None until more bytes come.

@@ -146,7 +146,10 @@ class Node:
         self._fsm = fsm
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._bootstrap = bootstrap
-        self._join = [join_target(url) for url in join]
+        # One list of all members may be given to each of them.
+        self._join = [target for url in join if (target := join_target(url)) != self.address]
+        if join and not self._join:
+            raise ConfigError(f"{node_id} cannot join through itself ({join[0]})")
         self._authorize, self._headers = authorize, headers
         if token is not None:
             self._authorize = authorize or bearer_token(token)

@@ -150,6 +150,31 @@ def test_the_entry_limit_is_413_with_and_without_a_length(
     run(scenario)
 
 
+def test_bodies_are_bounded_all_together(run: Run, services: Any, http: Any) -> None:
+    async def scenario() -> None:
+        config = {"pending_bytes_max": 1000}
+        async with services(config=config) as (member,), http(member) as client:
+            begun, gate = asyncio.Event(), asyncio.Event()
+
+            async def slow() -> Any:
+                yield b"x" * 600
+                begun.set()
+                await gate.wait()
+
+            first = asyncio.create_task(client.put("/kv/first", content=slow()))
+            await begun.wait()
+            refused = None
+            while refused is None or refused.status_code == 204:  # until the server has read it
+                refused = await client.put("/kv/second", content=b"y" * 600)
+            assert refused.status_code == 503
+            assert refused.json()["outcome"] == "definite"
+            gate.set()
+            assert (await first).status_code == 204
+            assert (await client.put("/kv/second", content=b"y" * 600)).status_code == 204
+
+    run(scenario)
+
+
 def test_lists_come_in_pages(run: Run, services: Any, http: Any) -> None:
     async def scenario() -> None:
         async with services() as (member,), http(member) as client:

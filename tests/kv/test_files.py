@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rafthttp.kv.client import KVClient
+from rafthttp.kv.client import KVClient, ServiceError
 from rafthttp.kv.files import Transfer, TransferError, export_tree, import_tree, tree_digests
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -157,5 +157,20 @@ def test_a_directory_that_is_none(run: Run, tmp_path: Path) -> None:
                 await import_tree(client, tmp_path / "file")
             with pytest.raises(TransferError, match="cannot write"):
                 await export_tree(client, tmp_path / "file")
+
+    run(scenario)
+
+
+def test_when_nobody_answers_it_ends_at_the_first_file(run: Run, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "in", {f"f{i}": b"" for i in range(100)})
+
+    async def scenario() -> None:
+        tried: list[Transfer] = []
+        async with KVClient(["http://127.0.0.1:1"], timeout=0.1) as client:
+            with pytest.raises(ServiceError, match="cannot connect"):
+                await import_tree(client, source, on_progress=tried.append)
+            assert not tried
+            with pytest.raises(ServiceError, match="cannot connect"):
+                await export_tree(client, tmp_path / "out")
 
     run(scenario)

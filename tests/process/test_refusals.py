@@ -1,7 +1,9 @@
 """What `serve` refuses, each in one clear line and with an exit code that is not 0."""
 
+import socket
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -95,9 +97,38 @@ def test_a_voter_in_memory_is_warned_of(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_sigterm_ends_a_node_within_two_seconds_while_it_is_asked(cluster: ServeCluster) -> None:
+def test_sigterm_ends_a_node_within_two_seconds_even_while_a_write_waits(
+    cluster: ServeCluster,
+) -> None:
+    n1, n2, n3 = cluster.nodes
+    assert cluster.http.put(f"{n1.url}/kv/k", content=b"v").status_code == 204
+    n2.kill()
+    n3.kill()
+    with socket.create_connection(split(n1.address)) as waiting:
+        waiting.sendall(b"PUT /kv/waits HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
+        waiting.settimeout(10)
+        # A second request on the way means that the first was read.
+        assert cluster.http.get(f"{n1.url}/healthz").status_code == 200
+        assert n1.terminate() < 2.0
+        head = waiting.recv(4096)
+    assert head.startswith((b"HTTP/1.1 503", b"HTTP/1.1 504"))
+    assert "Traceback" not in n1.output()
+
+
+@pytest.mark.parametrize("guard", [("--insecure",), ("--allow", "127.0.0.0/8")])
+def test_a_guard_opens_a_port_that_others_can_reach(
+    clusters: Callable[..., ServeCluster], guard: tuple[str, ...]
+) -> None:
+    cluster = clusters(2, guard)
     for node in cluster.nodes:
-        assert cluster.http.put(f"{node.url}/kv/k", content=b"v").status_code == 204
-    for node in reversed(cluster.nodes):
-        assert node.terminate() < 2.0
-        assert "Traceback" not in node.output()
+        port = node.address.rpartition(":")[2]
+        cluster.options = [*guard, "--listen", f"0.0.0.0:{port}", "--advertise", node.address]
+        entry = ["--bootstrap"] if node.id == "n1" else ["--join", cluster.nodes[0].url]
+        cluster.start(node, *entry)
+    cluster.wait_until_whole()
+    assert cluster.http.put(f"{cluster.nodes[1].url}/kv/k", content=b"v").status_code == 204
+
+
+def split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

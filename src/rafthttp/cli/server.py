@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
@@ -30,8 +30,9 @@ from rafthttp.cli.serve import ServeOptions
 from rafthttp.kv.app import create_app
 from rafthttp.kv.fsm import KVStateMachine
 
-# Requests under way at a stop may end within this; with the node's own stop it stays below two
-# seconds together.
+# Requests under way at a stop may end within the first; then the node stops, which ends those that
+# wait for a quorum. What is left at the second is cut off. All together stays below two seconds.
+_NODE_GRACE_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 1
 # uvicorn's default; a burst of clients larger than this retries its connect.
 _BACKLOG: Final = 2048
@@ -78,7 +79,8 @@ async def _serve_node(
 
     def on_leave() -> None:
         nonlocal left
-        left = server.should_exit = True
+        left = True
+        server.stop()
 
     app = create_app(
         node,
@@ -105,7 +107,10 @@ async def _serve_node(
     _stop_on_signals(server)
     if options.stop_with_stdin:
         _stop_with_stdin(server)
-    watch = asyncio.create_task(_stop_on_failure(node, server))
+    watches = [
+        asyncio.create_task(_stop_on_failure(node, server)),
+        asyncio.create_task(_stop_node_after_grace(node, server)),
+    ]
     where = "in memory" if options.data_dir is None else f"in {options.data_dir}"
     out(f"{node.id} serves http://{node.address}, data {where}")
     if options.data_dir is None:
@@ -117,50 +122,63 @@ async def _serve_node(
         await server.serve(sockets=[listener])
         failure = node.raft.failure
     finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
     if failure is not None:
         raise CommandFailedError(f"{node.id} takes no part any more: {failure}")
     out(f"{node.id} has left its cluster" if left else f"{node.id} stopped")
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's signal handling, which would end the process by the signal once served."""
+    """Stops by `stop`, not by uvicorn's own signal handling, which would end the process by it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Serve no longer; asked twice, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.stopping.set()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
-def _stop_on_signals(server: uvicorn.Server) -> None:
-    def stop() -> None:
-        if server.should_exit:
-            server.force_exit = True  # asked twice
-        server.should_exit = True
+async def _stop_node_after_grace(node: Node, server: _Server) -> None:
+    """Let no request hold up a stop because it waits for other nodes."""
+    await server.stopping.wait()
+    await asyncio.sleep(_NODE_GRACE_SECONDS)
+    await node.raft.shutdown()
 
+
+def _stop_on_signals(server: _Server) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, server.stop)
 
 
-def _stop_with_stdin(server: uvicorn.Server) -> None:
+def _stop_with_stdin(server: _Server) -> None:
     """Stop when the other end of stdin is gone: a parent that was killed leaves no orphans."""
     loop = asyncio.get_running_loop()
 
     def readable() -> None:
         if not os.read(0, 4096):
             loop.remove_reader(0)
-            server.should_exit = True
+            server.stop()
 
     loop.add_reader(0, readable)
 
 
-async def _stop_on_failure(node: Node, server: uvicorn.Server) -> None:
+async def _stop_on_failure(node: Node, server: _Server) -> None:
     """A node whose disk failed takes no part until it is restarted: end, and say why."""
     async for _ in node.raft.leader_changes():
         pass
-    server.should_exit = True
+    if not server.stopping.is_set():
+        server.stop()
 
 
 def _check_has_a_cluster(node: Node, options: ServeOptions) -> None:

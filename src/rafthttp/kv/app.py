@@ -6,6 +6,7 @@ the leader through `Node.apply`, reads wait for `Node.linearizable` unless they 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -25,6 +26,7 @@ from rafthttp import (
     MembershipError,
     Node,
     Outcome,
+    OverloadedError,
     RaftError,
     RemoteApplyError,
     State,
@@ -44,6 +46,9 @@ from rafthttp.kv.openapi import DESCRIPTION
 LIST_LIMIT_DEFAULT: Final = 1000
 # One page is built in one go on the event loop: ten thousand keys take about 10 ms.
 LIST_LIMIT_MAX: Final = 10_000
+
+# An entry of the largest size comes in this time over a line of 2.5 Mbit/s.
+_BODY_SECONDS: Final = 60
 
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -75,6 +80,7 @@ class KVService:
         self._fsm = fsm
         self._timeout = timeout
         self._on_leave = on_leave
+        self._bodies = _Budget(node.config.pending_bytes_max)
 
     def routes(self) -> list[BaseRoute]:
         """For a Starlette application; FastAPI takes them too."""
@@ -92,9 +98,13 @@ class KVService:
     async def put(self, request: Request, key: str) -> Response:
         """Store the body under the key."""
         room = self._node.config.entry_size_bytes_max - command_overhead(key)
-        value = await _read_body(request, room)
-        command = encode(Command(Operation.PUT, key, value))
-        await self._node.apply(command, timeout=self._timeout)
+        body = _Body(request, room, self._bodies)
+        try:
+            value = await body.read()
+            command = encode(Command(Operation.PUT, key, value))
+            await self._node.apply(command, timeout=self._timeout)
+        finally:
+            body.release()
         return Response(status_code=204)
 
     async def delete(self, request: Request, key: str) -> Response:
@@ -303,22 +313,58 @@ def _key_of(scope: Mapping[str, Any]) -> str:
         raise _BadRequestError("the key is not valid UTF-8") from error
 
 
-async def _read_body(request: Request, size_bytes_max: int) -> bytes:
-    too_large = EntryTooLargeError(f"the value is over {size_bytes_max} bytes, the entry limit")
-    length = request.headers.get("content-length")
-    if length is not None and length.isdecimal() and int(length) > size_bytes_max:
-        raise too_large
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > size_bytes_max:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise _BadRequestError("the body ended early") from error
-    return b"".join(chunks)
+class _Budget:
+    """Bytes of bodies that are in memory now, and how many there may be."""
+
+    def __init__(self, size_bytes_max: int) -> None:
+        self.size = 0
+        self.size_max = size_bytes_max
+
+
+class _Body:
+    """One request's body, within its own limit and the budget of all."""
+
+    def __init__(self, request: Request, size_bytes_max: int, budget: _Budget) -> None:
+        self._request = request
+        self._size_max = size_bytes_max
+        self._budget = budget
+        self._size = 0
+
+    async def read(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            EntryTooLargeError: it is over its own limit.
+            OverloadedError: there are too many bodies.
+        """
+        length = self._request.headers.get("content-length", "")
+        if length.isdecimal():
+            self._check(int(length))
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for chunk in self._request.stream():
+                    self._check(self._size + len(chunk))
+                    self._size += len(chunk)
+                    self._budget.size += len(chunk)
+                    chunks.append(chunk)
+        except ClientDisconnect as error:
+            raise _BadRequestError("the body ended early") from error
+        except TimeoutError as error:
+            raise _BadRequestError(f"the body took more than {_BODY_SECONDS} s") from error
+        return b"".join(chunks)
+
+    def release(self) -> None:
+        """The body is no longer in memory. Idempotent."""
+        self._budget.size -= self._size
+        self._size = 0
+
+    def _check(self, size: int) -> None:
+        if size > self._size_max:
+            raise EntryTooLargeError(f"the value is over {self._size_max} bytes, the entry limit")
+        others = self._budget.size - self._size
+        if others and others + size > self._budget.size_max:
+            raise OverloadedError("too many bytes of bodies are under way")
 
 
 def _limit(text: str | None) -> int:

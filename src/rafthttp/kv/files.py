@@ -19,6 +19,8 @@ from rafthttp import RaftHttpError
 from rafthttp.kv.client import KVClient, ServiceError
 from rafthttp.kv.commands import CommandError, check_key
 
+# What the service answers because of one key or value.
+_ONE_FILES_STATUS: Final = frozenset({400, 413})
 # Requests under way at once. More only lengthens the leader's queue; each holds a file in memory.
 JOBS_DEFAULT: Final = 8
 
@@ -62,7 +64,7 @@ async def import_tree(
 ) -> Transfer:
     """Store every regular file of a tree, then check with a listing that all are there.
 
-    A file that cannot be read or stored is noted in `failed`; the others go on.
+    A file that cannot be read, or that the service refuses, is noted in `failed`; the others go on.
 
     Args:
         client: whose timeout is for one file.
@@ -74,7 +76,7 @@ async def import_tree(
 
     Raises:
         TransferError: it is no directory, or the listing does not agree in the end.
-        ServiceError: the listing could not be had.
+        ServiceError: nobody answered in time, or this client may not use the service.
     """
     if not await asyncio.to_thread(directory.is_dir):
         raise TransferError(f"{directory} is not a directory")
@@ -90,7 +92,7 @@ async def import_tree(
             value = await asyncio.to_thread(path.read_bytes)
             await client.put(key, value)
         except (OSError, CommandError, ServiceError) as error:
-            transfer.failed.append((_printable(name), str(error)))
+            _note_failure(transfer, name, error)
         else:
             stored[key] = len(value)
             transfer.files += 1
@@ -126,7 +128,7 @@ async def export_tree(
 
     Raises:
         TransferError: the directory cannot be made.
-        ServiceError: the listing could not be had.
+        ServiceError: nobody answered in time, or this client may not use the service.
     """
     try:
         await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ async def export_tree(
                 raise TransferError("it was deleted meanwhile")
             await asyncio.to_thread(_write_checked, path, *got)
         except (OSError, TransferError, ServiceError) as error:
-            transfer.failed.append((_printable(key), str(error)))
+            _note_failure(transfer, key, error)
         else:
             transfer.files += 1
             transfer.size += size
@@ -181,9 +183,23 @@ async def _each(items: Sequence[tuple[_T, int]], work: _Work[_T], jobs: int) -> 
         for item, size in rest:
             await work(item, size)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(jobs, len(items))):
-            group.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(jobs, len(items))):
+                group.create_task(worker())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _note_failure(transfer: Transfer, name: str, error: Exception) -> None:
+    """One file's failure is noted; one of the service ends the whole.
+
+    Raises:
+        ServiceError: the next file would fare no better.
+    """
+    if isinstance(error, ServiceError) and error.status not in _ONE_FILES_STATUS:
+        raise error
+    transfer.failed.append((_printable(name), str(error)))
 
 
 def _target(directory: Path, name: str) -> Path:

@@ -277,3 +277,33 @@ def test_equal_inputs_give_equal_outputs() -> None:
     assert [repr(elected()[0].ready()) for _ in range(2)] == ["None", "None"]
     one, two = started(), started()
     assert one.deadline_ns == two.deadline_ns
+
+
+def test_a_busy_disk_that_makes_progress_is_not_a_hanging_one() -> None:
+    """S74: each write's age counts from the end of the one before it."""
+    single = Configuration((Server(A, ServerAddress("a:1")),))
+    state = InitialState(
+        HardState(1, None), last_index=1, term_runs=((1, 1),), configurations=((1, single),)
+    )
+    core = Consensus(CoreConfig(local_id=A), state, random.Random(3), 0)
+    core.tick(0)
+    persisted(core, 0)
+    persisted(core, 0)
+    assert core.state is State.LEADER
+    now = SECOND
+    seqs: list[int] = []
+    for _ in range(5):
+        core.propose([10], now)
+        persist = take(core).persist
+        assert persist is not None
+        seqs.append(persist.seq)
+    for seq in seqs[:4]:
+        now += SECOND * 9 // 10
+        core.tick(now)
+        core.on_persisted(seq, now)
+        core.ready()
+    assert core.state is State.LEADER, "3.6 s behind, but never a second without progress"
+    core.tick(now + SECOND)
+    assert core.state is State.LEADER
+    core.tick(now + SECOND + 1)
+    assert core.state is State.FOLLOWER

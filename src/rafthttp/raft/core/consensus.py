@@ -373,9 +373,12 @@ class Consensus(Status):
         campaign.record(request.peer, granted=granted)
         if campaign.is_won(server):
             self._win(campaign)
-        elif campaign.phase is Phase.PRE_VOTE and campaign.is_lost(server):
+            return
+        if campaign.phase is Phase.PRE_VOTE and campaign.is_lost(server):
             # Somebody leads, or knows more: the normal timeout, as after silence.
             self._become_follower(server.term, None)
+        if not granted:
+            self._retry_soon()
 
     def on_snapshot_sent(
         self,
@@ -418,7 +421,7 @@ class Consensus(Status):
         server.now_ns = now_ns
         if server.disk.failed:
             return
-        server.disk.completed(seq)
+        server.disk.completed(seq, now_ns)
         campaign = self._campaign
         if self._leadership is not None:
             self._leadership.commit_due = True

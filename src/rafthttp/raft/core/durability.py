@@ -149,8 +149,12 @@ class Durability:
         self._reset_to = self._truncate_from = None
         return persist
 
-    def completed(self, seq: Seq) -> None:
-        """All writes up to `seq` are durable. The durable index only rises here (S36)."""
+    def completed(self, seq: Seq, now_ns: int) -> None:
+        """All writes up to `seq` are durable. The durable index only rises here (S36).
+
+        The next write's age counts from now: a disk that is busy with a long queue makes progress,
+        one that hangs does not (S74).
+        """
         writes = self._writes
         while writes and writes[0].seq <= seq:
             write = writes.popleft()
@@ -159,8 +163,10 @@ class Durability:
                 self.durable_index = write.last
             if write.term is not None:
                 self.durable_term = write.term
+        if writes and writes[0].at_ns < now_ns:
+            writes[0].at_ns = now_ns
 
     @property
     def oldest_ns(self) -> int | None:
-        """When the oldest write in flight was submitted."""
+        """Since when the oldest write in flight has had the disk for itself."""
         return self._writes[0].at_ns if self._writes else None

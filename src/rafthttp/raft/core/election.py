@@ -13,7 +13,9 @@ from rafthttp.raft.core.server import Server
 from rafthttp.raft.types import Index, ServerID, Term
 
 # Decision 7: long enough that a proxy's reload reopens the stream, short enough to be worth it.
-_GRACE_NS: Final = 30_000_000
+GRACE_NS: Final = 30_000_000
+# Tries after a refusal in an early campaign, a grace apart; then the normal timeout (ADR 4).
+_RETRIES_MAX: Final = 3
 
 
 class Phase(Enum):
@@ -84,16 +86,18 @@ class EarlyCampaign:
     Nothing here can wedge: the election timer runs on meanwhile.
     """
 
-    __slots__ = ("_probed", "probe_ns")
+    __slots__ = ("_probed", "probe_ns", "retries")
 
     def __init__(self) -> None:
         self.probe_ns: int | None = None
+        self.retries = 0
+        """Quick tries left since the leader was found dead; none once a leader is heard."""
         self._probed: ServerID | None = None
 
     def begin(self, server: Server) -> None:
         """The last stream of the leader closed."""
         if self.probe_ns is None and self._probed is None:
-            self.probe_ns = server.now_ns + server.random_timeout_ns(_GRACE_NS)
+            self.probe_ns = server.now_ns + server.random_timeout_ns(GRACE_NS)
 
     def cancel(self) -> None:
         """The leader was heard, or is no longer the leader."""
@@ -111,7 +115,17 @@ class EarlyCampaign:
         if peer != self._probed:
             return False
         self._probed = None
-        return not alive
+        if alive:
+            return False
+        self.retries = _RETRIES_MAX
+        return True
+
+    def take_retry(self) -> bool:
+        """Whether a refused campaign is to be repeated soon."""
+        if self.retries == 0:
+            return False
+        self.retries -= 1
+        return True
 
 
 def may_campaign(server: Server) -> bool:

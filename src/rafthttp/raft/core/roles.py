@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from rafthttp.raft.core.election import Campaign, EarlyCampaign, Phase, may_campaign
+from rafthttp.raft.core.election import GRACE_NS, Campaign, EarlyCampaign, Phase, may_campaign
 from rafthttp.raft.core.leadership import Leadership
 from rafthttp.raft.core.ready import CoreConfig, InitialState, Ready, SoftState
 from rafthttp.raft.core.server import Server
@@ -147,6 +147,7 @@ class Roles:
         if term > server.term or server.state is not State.FOLLOWER or server.leader != leader:
             self._become_follower(term, leader)
         self._early.cancel()
+        self._early.retries = 0
         self._waits_since_ns = server.last_contact_ns = server.now_ns
 
     def _hear_answer(self, term: Term, asked: Term, now_ns: int) -> Leadership | None:
@@ -161,6 +162,16 @@ class Roles:
         server = self._server
         self._waits_since_ns = server.now_ns
         self._timeout_ns = server.random_timeout_ns(timeout_ns)
+
+    def _retry_soon(self) -> None:
+        """Refused in an early campaign: another try after a grace, a few times.
+
+        Followers notice the dead leader within milliseconds of each other. One that still waits
+        refuses a pre-vote, and two that ask at once split the votes; neither is a reason to wait
+        for a whole timeout.
+        """
+        if self._timeout_ns > 2 * GRACE_NS and self._early.take_retry():
+            self._restart_timer(GRACE_NS)
 
     def _time_out(self) -> None:
         """No leader for the whole timeout: forget it, and campaign if that is allowed."""

@@ -108,6 +108,12 @@ class Outbound:
             self._lanes[send.peer].send(send)
         for heartbeat in ready.heartbeats:
             self._lanes[heartbeat.peer].heartbeat(heartbeat)
+        for snapshot in ready.snapshots:
+            _log.error(
+                "%s needs entries that are compacted away, and there is no snapshot to send",
+                snapshot.peer,
+            )
+            self._core.on_snapshot_send_failed(snapshot.peer, snapshot.epoch, self._owner.now_ns())
         for vote in ready.votes:
             self._spawn(self._request_vote(vote))
         if ready.timeout_now is not None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rafthttp.http import forward as forward_module
+from rafthttp.http import handler as handler_module
 from rafthttp.http.client import ClientConnection
 from rafthttp.http.dial import dial_tcp
 from rafthttp.http.handler import ForwardRequest, Handler
@@ -112,7 +113,25 @@ def test_without_a_handler_it_is_405_as_from_go(kind: ServerKind) -> None:
     kind.run(main)
 
 
-def test_a_body_over_the_cap_is_413(kind: ServerKind) -> None:
+@pytest.mark.parametrize("status", [405, 413, 503])
+def test_a_refusal_is_read_though_the_body_is_large(kind: ServerKind, status: int) -> None:
+    """Else a call that was surely not made counts as one that may have been."""
+
+    async def main() -> None:
+        handler = Handler(forward=None if status == 405 else echo, forward_size_bytes_max=1000)
+        if status == 503:
+            await handler.close()
+        async with kind.serve(handler) as port, a_layer() as layer:
+            for _ in range(5):
+                answer = await layer.forward(local(port), "apply", bytes(16 << 20), 10.0)
+                assert answer.status == status
+
+    kind.run(main)
+
+
+def test_a_body_over_the_cap_is_413(kind: ServerKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_module, "DRAIN_SECONDS", 0.05)
+
     async def main() -> None:
         handler = Handler(forward=echo, forward_size_bytes_max=1000)
         async with kind.serve(handler) as port, a_layer() as layer:

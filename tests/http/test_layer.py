@@ -215,7 +215,7 @@ def test_a_cancelled_dial_closes_the_socket(on_loop: ServerKind) -> None:
 def test_nobody_there(on_loop: ServerKind, free_port: int, address: str) -> None:
     async def main() -> None:
         with pytest.raises(PeerUnreachableError):
-            await a_layer().dial(ServerAddress(address.format(free=free_port)), 2.0)
+            await a_layer().dial(ServerAddress(address.format(free=free_port)), 0.5)
 
     on_loop.run(main)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rafthttp.http import listener as listener_module
 from rafthttp.http.handler import ForwardRequest, Handler
@@ -186,6 +189,95 @@ def test_a_port_that_is_taken(on_loop: ServerKind, silent_port: int) -> None:
         await listener.close()
 
     on_loop.run(main)
+
+
+def test_methods_of_their_own_kind(on_loop: ServerKind) -> None:
+    async def main() -> None:
+        async with Listener(Handler(), "127.0.0.1", 0) as listener:
+            for request, status in (
+                (b"HEAD /raft HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+                (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+                (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+                (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+                (b"TRACE /raft HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+                (b"POST /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raft\r\n\r\n", b"400"),
+            ):
+                async with raw_connection(listener.port) as raw:
+                    raw.send(request)
+                    head = await raw.head()
+                    assert head.split()[1] == status
+                    assert bool(await raw.rest()) == (not request.startswith(b"HEAD"))
+
+    on_loop.run(main)
+
+
+def test_a_body_that_is_announced_and_never_comes_holds_up_nothing(on_loop: ServerKind) -> None:
+    async def main() -> None:
+        handler = Handler()
+        async with (
+            Listener(handler, "127.0.0.1", 0) as listener,
+            answering(handler),
+            raw_connection(listener.port) as raw,
+        ):
+            raw.send(b"DELETE /raft?id=n9 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            assert (await raw.response())[0] == 200
+            assert await raw.rest() == b""
+
+    on_loop.run(main)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.sampled_from(
+                [
+                    b"GET /raft HTTP/1.1\r\n",
+                    b"DELETE /raft?id=n9 HTTP/1.1\r\n",
+                    b"PUT /raft?op=x HTTP/1.1\r\n",
+                    b"Host: x\r\n",
+                    b"Upgrade: raft\r\n",
+                    b"Content-Length: 3\r\n",
+                    b"Transfer-Encoding: chunked\r\n",
+                    b"Expect: 100-continue\r\n",
+                    b"\r\n",
+                    b"3\r\nabc\r\n0\r\n\r\n",
+                ]
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_no_bytes_break_more_than_their_connection(chunks: list[bytes]) -> None:
+    records: list[logging.LogRecord] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    async def main() -> None:
+        handler = Handler(timeout=0.02)
+        async with (
+            Listener(handler, "127.0.0.1", 0, handshake_timeout=0.02) as listener,
+            answering(handler),
+            raw_connection(listener.port) as raw,
+        ):
+            for chunk in chunks:
+                raw.send(chunk)
+                await asyncio.sleep(0)
+            with suppress(OSError):  # it may have been cut off already
+                raw.writer.write_eof()
+            await raw.rest()
+            await until(lambda: not listener._streams)
+
+    collect = Collect(logging.ERROR)
+    logging.getLogger().addHandler(collect)
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger().removeHandler(collect)
+    assert not records
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])

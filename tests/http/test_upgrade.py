@@ -253,45 +253,44 @@ def test_a_client_that_left_is_not_accepted(kind: ServerKind) -> None:
     kind.run(main)
 
 
-@pytest.mark.parametrize(
-    ("data", "status", "text"),
-    [
-        (b"GET /raft HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"missing upgrade header"),
-        (
-            b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raf\r\n\r\n",
-            400,
-            b"invalid upgrade header",
-        ),
-        (
-            b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raft\r\nConnection: close\r\n\r\n",
-            400,
-            b"the connection header does not name the upgrade",
-        ),
-        (
-            b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raft\r\nContent-Length: 1\r\n\r\nx",
-            400,
-            b"an upgrade request has no body",
-        ),
-        (b"PATCH /raft HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, b"unknown action"),
-        (b"PUT /raft?op=a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, b"unknown"),
-        (b"nonsense\r\n\r\n", 400, b""),
-        (b"GET /raft HTTP/1.1\r\nA\0: b\r\nHost: x\r\n\r\n", 400, b""),
-    ],
-)
-def test_bad_requests_get_a_sentence(
-    kind: ServerKind, data: bytes, status: int, text: bytes
-) -> None:
+BAD_REQUESTS: list[tuple[bytes, int, bytes]] = [
+    (b"GET /raft HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"missing upgrade header"),
+    (
+        b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raf\r\n\r\n",
+        400,
+        b"invalid upgrade header",
+    ),
+    (
+        b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raft\r\nConnection: close\r\n\r\n",
+        400,
+        b"the connection header does not name the upgrade",
+    ),
+    (
+        b"GET /raft HTTP/1.1\r\nHost: x\r\nUpgrade: raft\r\nContent-Length: 1\r\n\r\nx",
+        400,
+        b"an upgrade request has no body",
+    ),
+    (b"PATCH /raft HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, b"unknown action"),
+    (b"PUT /raft?op=a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, b"unknown"),
+    (b"nonsense\r\n\r\n", 400, b""),
+    (b"GET /raft HTTP/1.1\r\nA\0: b\r\nHost: x\r\n\r\n", 400, b""),
+]
+
+
+def test_bad_requests_get_a_sentence(kind: ServerKind) -> None:
     async def main() -> None:
         handler = Handler()
-        async with kind.serve(handler) as port, raw_connection(port) as raw:
-            raw.send(data)
-            head = await raw.head()
-            assert int(head.split()[1]) == status
-            body = await raw.rest()
-            assert body.strip()
-            assert text in body
-            if status == 405:
-                assert b"allow: get, post, delete\r\n" in head.lower()
+        async with kind.serve(handler) as port:
+            for data, status, text in BAD_REQUESTS:
+                async with raw_connection(port) as raw:
+                    raw.send(data)
+                    head = await raw.head()
+                    assert int(head.split()[1]) == status, data
+                    body = await raw.rest()
+                    assert body.strip(), data
+                    assert text in body, data
+                    if status == 405:
+                        assert b"allow: get, post, delete\r\n" in head.lower()
         assert not handler._upgrades._items
 
     kind.run(main)

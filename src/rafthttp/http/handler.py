@@ -10,6 +10,7 @@ until `Layer.accept` takes it; the 101 leaves in that turn. Closing refuses what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -57,6 +58,11 @@ RETRY_AFTER: Final = (("Retry-After", "1"),)
 
 FORWARD_SIZE_BYTES_MAX: Final = 17 << 20
 """Bytes of a forwarded body: the default largest entry (16 MiB) and room for its envelope."""
+
+
+DRAIN_SECONDS: Final = 1.0
+DRAIN_SIZE_BYTES_MAX: Final = 64 << 20
+"""How long, and how much, of the body of a refused request is read before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +225,8 @@ class Handler:
             return await self._dispatch(request)
         except RequestRefusedError as error:
             log.debug("refused %s from %s: %s", request.method, request.client, error)
+            if error.status != 408:
+                await _drain(request)
             return text_response(error.status, str(error), error.headers, close=True)
         except ConnectionError as error:
             log.debug("lost %s while it waited: %s", request.client, error)
@@ -357,6 +365,21 @@ class Handler:
 
     def _closed_refusal(self) -> RequestRefusedError:
         return self._busy("the server is shutting down")
+
+
+async def _drain(request: Request) -> None:
+    """Read what is left of the body, so that the answer is read.
+
+    The connection is closed after a refusal. A client that still writes its body then meets a
+    reset and never sees why; a forwarded call that was refused would count as of unknown outcome.
+    """
+    length = request.headers.get("Content-Length")
+    is_empty = length in (None, "0") and "Transfer-Encoding" not in request.headers
+    if is_empty or "Expect" in request.headers:
+        return
+    with contextlib.suppress(TimeoutError, ConnectionError, RequestRefusedError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await request.read_body(DRAIN_SIZE_BYTES_MAX)
 
 
 def _query_fields(query: str) -> dict[str, str]:

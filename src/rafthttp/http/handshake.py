@@ -175,6 +175,7 @@ class ServerConnection:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.SERVER, HEAD_SIZE_BYTES_MAX)
+        self._is_head_request = False
 
     def receive(self, data: bytes) -> None:
         """Take what was read; empty at EOF."""
@@ -192,6 +193,8 @@ class ServerConnection:
             raise RequestRefusedError(400, f"malformed request: {printable(str(error))}") from error
         if event is h11.NEED_DATA or event is h11.PAUSED:
             return None
+        if isinstance(event, h11.Request):
+            self._is_head_request = event.method == b"HEAD"
         if isinstance(event, (h11.Request, h11.Data, h11.EndOfMessage, h11.ConnectionClosed)):
             return event
         raise RequestRefusedError(400, "malformed request")
@@ -214,7 +217,8 @@ class ServerConnection:
             headers.append(("Connection", "close"))
         send = self._connection.send
         data = send(h11.Response(status_code=response.status, headers=headers)) or b""
-        data += send(h11.Data(data=response.body)) or b""
+        if not self._is_head_request:
+            data += send(h11.Data(data=response.body)) or b""
         return data + (send(h11.EndOfMessage()) or b"")
 
     def start_next(self) -> bool:

@@ -7,9 +7,9 @@ everything before the 101: how many connections, how large a head, how long unti
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl as ssl_module
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -212,9 +212,8 @@ class _Connection:
             response = text_response(error.status, str(error), error.headers, close=True)
         if response is None:
             return False
-        if not self._body_read and not response.close:
-            with contextlib.suppress(RequestRefusedError):
-                await self._read_body(0)
+        if not self._body_read:
+            response = replace(response, close=True)
         self._stream.write(self._http.respond(response))
         return not response.close and self._http.start_next()
 

@@ -152,10 +152,14 @@ class _Takeover(_Base):
         if self.scope["method"] != "GET":
             return False
         wanted = RAFT_PROTOCOL.encode("ascii")
-        return any(
-            name == b"upgrade" and wanted in (token.strip() for token in value.lower().split(b","))
-            for name, value in self.headers
-        )
+        found = False
+        for name, value in self.headers:
+            if name == b"upgrade":
+                tokens = value.lower().split(b",")
+                found = found or wanted in (token.strip() for token in tokens)
+            elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                return False  # what follows is a body, and the answer a refusal
+        return found
 
     def _unsupported_upgrade_warning(self) -> None:
         if not self._asks_for_raft():

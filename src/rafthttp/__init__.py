@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         TransportError,
         UnknownLeaderError,
     )
-    from rafthttp.raft.fsm import FSM, FSMSnapshot
+    from rafthttp.raft.fsm import FSM, BytesSnapshot, FSMSnapshot
     from rafthttp.raft.raft import (
         Applied,
         LatestConfiguration,
@@ -89,6 +89,7 @@ __all__ = [
     "FSM",
     "Applied",
     "Authorize",
+    "BytesSnapshot",
     "CantBootstrapError",
     "ChangeRequest",
     "Config",
@@ -216,6 +217,7 @@ _ROOMS: Final = {
         "UnknownLeaderError",
     ),
     "rafthttp.raft.fsm": (
+        "BytesSnapshot",
         "FSM",
         "FSMSnapshot",
     ),

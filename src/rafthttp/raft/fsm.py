@@ -25,6 +25,20 @@ class FSMSnapshot(Protocol):
         ...
 
 
+class BytesSnapshot:
+    """An `FSMSnapshot` of bytes made on the spot, for state that is small."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def persist(self, sink: BinaryIO) -> None:
+        """Write them (`FSMSnapshot`)."""
+        sink.write(self._data)
+
+    def release(self) -> None:
+        """Nothing is held (`FSMSnapshot`)."""
+
+
 class FSM(abc.ABC):
     """A replicated state machine."""
 

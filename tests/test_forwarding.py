@@ -137,7 +137,7 @@ def test_answers_of_another_count_or_form_are_refused(items: list[Any]) -> None:
         (405, fw.ForwardRefusedError, Outcome.DEFINITE),
         (401, fw.ForwardRefusedError, Outcome.DEFINITE),
         (413, EntryTooLargeError, Outcome.DEFINITE),
-        (503, UnknownLeaderError, Outcome.DEFINITE),
+        (503, ForwardError, Outcome.UNKNOWN),
         (500, ForwardError, Outcome.UNKNOWN),
         (502, ForwardError, Outcome.UNKNOWN),
         (504, ForwardError, Outcome.UNKNOWN),
@@ -150,6 +150,14 @@ def test_what_a_status_means(status: int, kind: type[RaftError], outcome: Outcom
     assert caught.value.outcome is outcome
     if status == 405:  # a Go leader's: definite, and it says where to go
         assert caught.value.leader == LEADER
+
+
+def test_a_503_is_definite_when_the_member_itself_says_so() -> None:
+    with pytest.raises(UnknownLeaderError) as caught:
+        fw.raise_for_status(LEADER, 503, "closing", nothing_done=True)
+    assert caught.value.outcome is Outcome.DEFINITE
+    with pytest.raises(ForwardError):
+        fw.raise_for_status(LEADER, 502, "a proxy's", nothing_done=True)
 
 
 class FakeRaft:

@@ -235,7 +235,7 @@ def answer_instead(leader: Node, answer: Callable[[], ForwardResponse]) -> list[
     return applied
 
 
-@pytest.mark.parametrize("status", [200, 500, 502])
+@pytest.mark.parametrize("status", [200, 500, 502, 503])
 def test_what_may_have_reached_the_leader_is_unknown_and_never_sent_again(status: int) -> None:
     async def scenario() -> None:
         async with cluster() as nodes:
@@ -244,6 +244,23 @@ def test_what_may_have_reached_the_leader_is_unknown_and_never_sent_again(status
                 await nodes[1].apply(msgpack.packb("once"))
             assert caught.value.outcome is Outcome.UNKNOWN
             assert applied == ["apply"]
+            assert fsm(nodes[0]).commands.count(msgpack.packb("once")) == 1
+
+    run(scenario)
+
+
+def test_what_the_leader_refused_unseen_is_sent_again() -> None:
+    async def scenario() -> None:
+        async with cluster() as nodes:
+            handler = nodes[0]._handler
+            assert handler is not None
+            inner, handler._forwards_max = handler._forwards_max, 0
+
+            def admit() -> None:
+                handler._forwards_max = inner
+
+            asyncio.get_running_loop().call_later(0.2, admit)
+            assert await nodes[1].apply(msgpack.packb("once")) == "once"
             assert fsm(nodes[0]).commands.count(msgpack.packb("once")) == 1
 
     run(scenario)

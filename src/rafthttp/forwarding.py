@@ -394,8 +394,13 @@ def _fail(item: _Item, error: Exception) -> None:
         item.answer.set_exception(error)
 
 
-def raise_for_status(leader: Leader, status: int, text: str) -> NoReturn:
+def raise_for_status(
+    leader: Leader, status: int, text: str, *, nothing_done: bool = False
+) -> NoReturn:
     """What an HTTP status other than 200 of a forward means.
+
+    `nothing_done` is what the answer's header says: without it a 503 may be that of a proxy whose
+    connection broke behind the request.
 
     Raises:
         RaftError: definite where the leader refused before it looked at the body.
@@ -410,6 +415,6 @@ def raise_for_status(leader: Leader, status: int, text: str) -> NoReturn:
         raise ForwardRefusedError(said, leader=leader)
     if status == 413:
         raise EntryTooLargeError(said, leader=leader)
-    if status == 503:
+    if status == 503 and nothing_done:
         raise UnknownLeaderError(said)
     raise ForwardError(said, outcome=Outcome.UNKNOWN, leader=leader)

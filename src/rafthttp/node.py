@@ -30,9 +30,10 @@ from rafthttp.forwarding import Forwarder, ForwardFormatError, ForwardRefusedErr
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
 from rafthttp.http.dial import Dial, dial_tcp
 from rafthttp.http.grammar import parse_address, parse_id, parse_path
-from rafthttp.http.handler import ForwardRequest, ForwardResponse, Handler
+from rafthttp.http.handler import NOTHING_DONE, ForwardRequest, ForwardResponse, Handler
 from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
+from rafthttp.http.messages import OUTCOME_HEADER
 from rafthttp.joining import join, join_target, pack_targets, unpack_targets
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
@@ -219,7 +220,8 @@ class Node:
         if self._handler is not None:
             await self._handler(scope, receive, send)
             return
-        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
+        headers = [(name.lower().encode(), value.encode()) for name, value in NOTHING_DONE]
+        headers.append((b"content-type", b"text/plain"))
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": b"the node is not running\n"})
 
@@ -443,7 +445,9 @@ class Node:
         response = await self._layer.forward(leader.address, op, body, timeout)
         if response.status != 200:
             text = response.body[:200].decode(errors="replace").strip()
-            forwarding.raise_for_status(leader, response.status, text)
+            headers = {name.lower(): value for name, value in response.headers}
+            nothing_done = headers.get(OUTCOME_HEADER.lower()) == "definite"
+            forwarding.raise_for_status(leader, response.status, text, nothing_done=nothing_done)
         return response.body
 
     async def _on_forward(self, request: ForwardRequest) -> ForwardResponse:
@@ -453,7 +457,7 @@ class Node:
         except ForwardFormatError as error:
             return ForwardResponse(400, str(error).encode())
         except ShutdownError as error:
-            return ForwardResponse(503, str(error).encode())
+            return ForwardResponse(503, str(error).encode(), NOTHING_DONE)
         return ForwardResponse(200, answer)
 
 

@@ -31,6 +31,7 @@ from rafthttp.http.mailbox import Mailbox, MailboxClosedError
 from rafthttp.http.membership import ChangeKind, ChangeRequest, refusal_of
 from rafthttp.http.messages import (
     CLUSTER_ID_HEADER,
+    OUTCOME_HEADER,
     ForwardResponse,
     Headers,
     Request,
@@ -55,6 +56,9 @@ QUERY_LENGTH_MAX: Final = 4096
 
 RETRY_AFTER: Final = (("Retry-After", "1"),)
 """With each 503: an election takes one to two seconds with the default timeouts."""
+
+NOTHING_DONE: Final = (*RETRY_AFTER, (OUTCOME_HEADER, "definite"))
+"""Headers of a 503 that was decided before anything was done."""
 
 FORWARD_SIZE_BYTES_MAX: Final = 17 << 20
 """Bytes of a forwarded body: the default largest entry (16 MiB) and room for its envelope."""
@@ -342,7 +346,7 @@ class Handler:
         except ValueError as error:
             raise RequestRefusedError(400, str(error)) from None
         if self._forwards >= self._forwards_max:
-            raise self._busy("too many forwarded calls")
+            raise RequestRefusedError(503, "too many forwarded calls", headers=NOTHING_DONE)
         self._forwards += 1
         try:
             try:
@@ -364,7 +368,7 @@ class Handler:
         return RequestRefusedError(503, text, headers=RETRY_AFTER)
 
     def _closed_refusal(self) -> RequestRefusedError:
-        return self._busy("the server is shutting down")
+        return RequestRefusedError(503, "the server is shutting down", headers=NOTHING_DONE)
 
 
 async def _drain(request: Request) -> None:

@@ -14,6 +14,10 @@ from rafthttp.http.stream import TransportStream
 CLUSTER_ID_HEADER: Final = "Raft-Cluster-Id"
 """Names the cluster the sender belongs to; absent when it does not know yet, and from Go."""
 
+OUTCOME_HEADER: Final = "Raft-Outcome"
+"""`definite` on a 503 to a forward: nothing of it was done, and it may be sent again. A proxy's own
+503 has no such header: the proxy may have lost a connection that had carried the request."""
+
 SocketAddress: TypeAlias = tuple[str, int]
 """Host and port of the other end of a socket."""
 

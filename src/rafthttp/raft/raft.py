@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rafthttp.raft.config import Config
-from rafthttp.raft.core.ready import SoftState
 from rafthttp.raft.errors import (
     ConfigError,
     ConfigurationChangeError,
@@ -20,6 +19,7 @@ from rafthttp.raft.errors import (
     TransportError,
 )
 from rafthttp.raft.fsm import FSM
+from rafthttp.raft.observer import Observer
 from rafthttp.raft.runtime import restart
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.reads import FollowerReads
@@ -68,9 +68,6 @@ class Raft:
         self._transport = transport
         self._driver: Driver
         self._forwarded: FollowerReads | None = None
-        self._leader_seen: Leader | None = None
-        self._leader_version = 0
-        self._leader_changed = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
@@ -118,7 +115,6 @@ class Raft:
             stable_store,
             transport,
             state,
-            on_soft_state=raft._on_soft_state,
             on_failed=raft._on_failed,
             rng=rng,
             wall_ns=wall_ns,
@@ -351,17 +347,17 @@ class Raft:
         """Who leads, as far as this server knows."""
         return None if self._stop is not None else self._driver.leader
 
-    async def leader_changes(self) -> AsyncIterator[Leader | None]:
+    def leader_changes(self) -> AsyncIterator[Leader | None]:
         """The leader now, then each change, until shutdown. A slow reader sees the newest only."""
-        while True:
-            version = self._leader_version
-            yield self.leader_with_id()
-            while version == self._leader_version:
-                if self._stop is not None:
-                    return
-                await self._leader_changed.wait()
-            if self._stop is not None:
-                return
+        return self._driver.notices.leaders()
+
+    def register_observer(self, observer: Observer) -> None:
+        """Tell `observer` of what happens from now on, until `deregister_observer` or shutdown."""
+        self._driver.notices.register(observer)
+
+    def deregister_observer(self, observer: Observer) -> None:
+        """Tell it no more; its iterator ends. Idempotent."""
+        self._driver.notices.deregister(observer)
 
     def stats(self) -> dict[str, str | int | float | None]:
         """Figures for people and monitoring; the keys are hashicorp/raft's where it has them."""
@@ -393,7 +389,6 @@ class Raft:
     async def _shutdown(self) -> None:
         if self._forwarded is not None:
             self._forwarded.close(ShutdownError("raft was shut down"))
-        self._leader_changed.set()
         await self._driver.close()
 
     async def _change(
@@ -470,15 +465,6 @@ class Raft:
                 outcome=Outcome.DEFINITE if queued else Outcome.UNKNOWN,
                 leader=self.leader_with_id(),
             ) from None
-
-    def _on_soft_state(self, soft: SoftState) -> None:
-        del soft
-        leader = self._driver.leader
-        if leader != self._leader_seen:
-            self._leader_seen = leader
-            self._leader_version += 1
-            self._leader_changed.set()
-            self._leader_changed = asyncio.Event()
 
     def _on_failed(self, error: Exception) -> None:
         self._failure = error

@@ -6,11 +6,11 @@ The counterpart of Go's `rafttest.Cluster`: real driver, wire bytes and election
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from io import BytesIO
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from rafthttp.raft.config import Config
 from rafthttp.raft.fsm import FSM, FSMSnapshot
@@ -215,3 +215,14 @@ async def until(condition: Callable[[], bool], timeout: float = 10) -> None:
         if loop.time() > deadline:
             raise TimeoutError("the condition never held")
         await asyncio.sleep(0.002)
+
+
+def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Make a test of a coroutine function; it may take a minute."""
+
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 60))
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run

@@ -22,7 +22,6 @@ from rafthttp.raft.core.ready import (
     InitialState,
     Persist,
     Ready,
-    SoftState,
 )
 from rafthttp.raft.errors import (
     DifferentLeaderError,
@@ -40,6 +39,7 @@ from rafthttp.raft.runtime.applier import Applier
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
 from rafthttp.raft.runtime.inbound import Inbound
+from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.outbound import Outbound
 from rafthttp.raft.runtime.proposals import Pending, Proposal
 from rafthttp.raft.runtime.reads import LeaderReads
@@ -80,7 +80,6 @@ class Driver:
     """Owns the core and its lanes. `Raft` is its public face.
 
     Args:
-        on_soft_state: told of each change of role, term or leader.
         on_failed: told once when the server cannot go on.
         wall_ns: wall clock for `Log.appended_at_ns`, nanoseconds since the Unix epoch.
     """
@@ -94,7 +93,6 @@ class Driver:
         transport: Transport,
         state: InitialState,
         *,
-        on_soft_state: Callable[[SoftState], None],
         on_failed: Callable[[Exception], None],
         rng: random.Random | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -103,11 +101,11 @@ class Driver:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._wall_ns = wall_ns
-        self._on_soft_state = on_soft_state
         self._on_failed = on_failed
         self.core = Consensus(
             _core_config(config), state, rng or random.SystemRandom(), self.now_ns()
         )
+        self.notices = Notices(self.core.configuration)
         self.pending = Pending(
             config.pending_applies_max, config.pending_bytes_max, config.entry_size_bytes_max
         )
@@ -323,7 +321,9 @@ class Driver:
                 ready.soft_state.term,
                 ready.soft_state.leader or "unknown",
             )
-            self._on_soft_state(ready.soft_state)
+            self.notices.soft_state(ready.soft_state, self.leader)
+        if ready.configuration_changed:
+            self.notices.configuration(self.core.configuration)
         if ready.apply is not None:
             self.applier.advance(ready.apply[1])
         for read in ready.reads:
@@ -439,6 +439,7 @@ class Driver:
     async def close(self) -> None:
         """Stop taking part. Pending calls end; transport and stores are closed. Once only."""
         self.closed = True
+        self.notices.end(self.core.term)
         for handle in (self._turn_handle, self._timer):
             if handle is not None:
                 handle.cancel()

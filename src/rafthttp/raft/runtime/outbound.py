@@ -13,7 +13,9 @@ from typing import Any, Final, Protocol
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import Heartbeat, Ready, Send, VoteRequest
 from rafthttp.raft.errors import RemoteError, TransportError
+from rafthttp.raft.observer import FailedHeartbeatObservation, ResumedHeartbeatObservation
 from rafthttp.raft.runtime.cache import LogCache
+from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.peers import PeerLane
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import Index, Leader, ServerID, State
@@ -60,6 +62,11 @@ class Owner(Protocol):
         """Something that must not happen did."""
         ...
 
+    @property
+    def notices(self) -> Notices:
+        """Whom to tell."""
+        ...
+
 
 class Outbound:
     """The outgoing side of a server.
@@ -82,6 +89,7 @@ class Outbound:
         self._vote_timeout = vote_timeout
         self._owner = owner
         self._lanes: dict[ServerID, PeerLane] = {}
+        self._failing: set[ServerID] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -96,6 +104,7 @@ class Outbound:
             if server is None or server.address != lane.server.address:
                 lane.close()
                 del self._lanes[peer]
+                self._failing.discard(peer)
                 if server is not None:
                     core.on_append_entries_failed(peer, lane.epoch, owner.now_ns())
         for peer, server in wanted.items():
@@ -148,10 +157,19 @@ class Outbound:
 
     def on_heartbeat_response(self, heartbeat: Heartbeat, response: AppendEntriesResponse) -> None:
         """The answer to a heartbeat (from a `PeerLane`)."""
+        if heartbeat.peer in self._failing:
+            self._failing.discard(heartbeat.peer)
+            self._owner.notices.observe(ResumedHeartbeatObservation(heartbeat.peer))
         self._core.on_heartbeat_response(
             heartbeat, response.term, response.success, self._owner.now_ns()
         )
         self._owner.wake()
+
+    def on_heartbeat_failed(self, peer: ServerID) -> None:
+        """A heartbeat stream is gone (from a `PeerLane`)."""
+        if peer not in self._failing:
+            self._failing.add(peer)
+            self._owner.notices.observe(FailedHeartbeatObservation(peer))
 
     def on_append_failed(self, peer: ServerID, epoch: int) -> None:
         """A replication stream is gone (from a `PeerLane`)."""

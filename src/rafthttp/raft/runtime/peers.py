@@ -18,8 +18,6 @@ from rafthttp.raft.transport.protocols import AppendPipeline, Transport
 from rafthttp.raft.types import Index, Server, ServerID
 from rafthttp.raft.wire.records import AppendEntriesResponse
 
-# An answer that takes longer than hashicorp/raft's transport timeout never comes: redial.
-STALLED_SECONDS: Final = 10.0
 # Heartbeats go out ten times a heartbeat timeout; more than this unanswered are not worth sending.
 _HEARTBEATS_INFLIGHT_MAX: Final = 16
 _READ_BYTES: Final = 4 << 20
@@ -40,6 +38,10 @@ class PeerEvents(Protocol):
         """The replication stream is gone; what was in flight is lost."""
         ...
 
+    def on_heartbeat_failed(self, peer: ServerID) -> None:
+        """The heartbeat stream is gone, or could not be opened."""
+        ...
+
 
 class PeerLane:
     """Streams to one server, opened when there is something to send."""
@@ -58,11 +60,11 @@ class PeerLane:
         self._read = read
         self._events = events
         self._append: AppendPipeline | None = None
-        self._inflight: deque[tuple[Send, float]] = deque()
+        self._inflight: deque[Send] = deque()
         self._outbox: deque[Send] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._beat: AppendPipeline | None = None
-        self._beats: deque[tuple[Heartbeat, float]] = deque()
+        self._beats: deque[Heartbeat] = deque()
         self._loop = asyncio.get_running_loop()
         self.epoch = 0
         self._closed = False
@@ -79,19 +81,14 @@ class PeerLane:
             self._reading = self._loop.create_task(self._send_from_disk())
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Send a heartbeat; streams that have not answered for too long are redialled."""
-        now = self._loop.time()
-        if self._inflight and now - self._inflight[0][1] > STALLED_SECONDS:
-            self._drop_append()
-        if self._beats and now - self._beats[0][1] > STALLED_SECONDS:
-            self._drop_beat()
+        """Send a heartbeat, unless too many are unanswered; a stalled stream ends by itself."""
         if len(self._beats) >= _HEARTBEATS_INFLIGHT_MAX:
             return
         if self._beat is None:
             self._beat = self._transport.pipeline(
                 self.server, self._on_beat_response, self._on_beat_closed
             )
-        self._beats.append((heartbeat, now))
+        self._beats.append(heartbeat)
         self._beat.send(AppendFrame(heartbeat.term, 0, 0, [], 0))
 
     def close(self) -> None:
@@ -112,7 +109,7 @@ class PeerLane:
             self._append = self._transport.pipeline(
                 self.server, self._on_append_response, self._on_append_closed
             )
-        self._inflight.append((send, self._loop.time()))
+        self._inflight.append(send)
         self._append.send(
             AppendFrame(send.term, send.prev_index, send.prev_term, records, send.leader_commit)
         )
@@ -143,15 +140,11 @@ class PeerLane:
                 self._reading = None
 
     def _on_append_response(self, response: AppendEntriesResponse) -> None:
-        send, _ = self._inflight.popleft()
-        self._events.on_append_response(send, response)
+        self._events.on_append_response(self._inflight.popleft(), response)
 
     def _on_append_closed(self, error: Exception) -> None:
         del error
         self._append = None
-        self._append_failed()
-
-    def _append_failed(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
@@ -162,23 +155,12 @@ class PeerLane:
         if not self._closed:
             self._events.on_append_failed(self.server.id, self.epoch)
 
-    def _drop_append(self) -> None:
-        if self._append is not None:
-            self._append.close()
-            self._append = None
-        self._append_failed()
-
     def _on_beat_response(self, response: AppendEntriesResponse) -> None:
-        heartbeat, _ = self._beats.popleft()
-        self._events.on_heartbeat_response(heartbeat, response)
+        self._events.on_heartbeat_response(self._beats.popleft(), response)
 
     def _on_beat_closed(self, error: Exception) -> None:
         del error
         self._beat = None
         self._beats.clear()
-
-    def _drop_beat(self) -> None:
-        if self._beat is not None:
-            self._beat.close()
-            self._beat = None
-        self._beats.clear()
+        if not self._closed:
+            self._events.on_heartbeat_failed(self.server.id)

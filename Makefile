@@ -20,7 +20,8 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 run: $(STAMP)  ## start a cluster of three nodes on one port each (PORT=8101)
-	@exec $(BIN)/rafthttp cluster --nodes 3 --port $(PORT)
+	@# On a terminal, Ctrl-C goes to the cluster alone, so that make sees it end well (exit code 0).
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/rafthttp cluster --nodes 3 --port $(PORT)
 
 test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest -m 'not soak'
@@ -33,7 +34,7 @@ verify: $(STAMP)  ## check format, types and the arrows between rooms; only read
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 fix: $(STAMP)  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -22,7 +22,13 @@ from rafthttp.raft.errors import (
 from rafthttp.raft.transport.client import CallStream
 from rafthttp.raft.transport.inbound import InboundStream
 from rafthttp.raft.transport.pipeline import Pipeline
-from rafthttp.raft.transport.protocols import AppendPipeline, RpcHandler, Stream, StreamLayer
+from rafthttp.raft.transport.protocols import (
+    AppendPipeline,
+    RpcHandler,
+    ServerAddressProvider,
+    Stream,
+    StreamLayer,
+)
 from rafthttp.raft.types import Server, ServerAddress, ServerID
 from rafthttp.raft.wire.limits import DEFAULT_LIMITS, WireLimits
 from rafthttp.raft.wire.records import (
@@ -64,6 +70,7 @@ class NetworkTransport:
         max_pool: idle streams kept for each address.
         timeout: seconds for a pipeline's dial, and without an answer while it has frames in flight.
         limits: caps on what a peer may send.
+        address_provider: where to reach a server, in place of the address in the configuration.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class NetworkTransport:
         max_pool: int = 3,
         timeout: float = 10.0,
         limits: WireLimits = DEFAULT_LIMITS,
+        address_provider: ServerAddressProvider | None = None,
     ) -> None:
         if max_pool < 0:
             raise ConfigError(f"max_pool is {max_pool}; it must not be negative")
@@ -81,6 +89,7 @@ class NetworkTransport:
         self._max_pool = max_pool
         self._timeout = timeout
         self._limits = limits
+        self._address_provider = address_provider
         self._header = RPCHeader()
         self._encoder = AppendEncoder(self._header)
         self._handler: RpcHandler | None = None
@@ -118,7 +127,7 @@ class NetworkTransport:
         on_closed: Callable[[Exception], None],
     ) -> AppendPipeline:
         """Open a replication stream at once (`Transport`)."""
-        address = target.address
+        address = self._address_of(target)
         pipeline = Pipeline(
             address,
             self._encoder,
@@ -134,18 +143,19 @@ class NetworkTransport:
 
     async def heartbeat(self, target: Server, term: int, timeout: float) -> AppendEntriesResponse:
         """One heartbeat on the peer's heartbeat stream (`Transport`)."""
-        lane = self._heartbeats.get(target.address)
+        address = self._address_of(target)
+        lane = self._heartbeats.get(address)
         if lane is None:
-            lane = self._heartbeats[target.address] = _HeartbeatLane()
+            lane = self._heartbeats[address] = _HeartbeatLane()
         frame = self._encoder.encode(term, 0, 0, (), 0)
         try:
             async with asyncio.timeout(timeout), lane.lock:
                 stream, lane.stream = lane.stream, None
                 answer, lane.stream = await self._exchange(
-                    stream, target.address, APPEND_ENTRIES, frame, timeout
+                    stream, address, APPEND_ENTRIES, frame, timeout
                 )
         except TimeoutError as error:
-            raise _silent(target.address, timeout) from error
+            raise _silent(address, timeout) from error
         return _response(answer, AppendEntriesResponse)
 
     async def request_vote(
@@ -153,7 +163,7 @@ class NetworkTransport:
     ) -> RequestVoteResponse:
         """RequestVote on a pooled stream (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._pooled_call(target.address, REQUEST_VOTE, frame, timeout)
+        answer = await self._pooled_call(self._address_of(target), REQUEST_VOTE, frame, timeout)
         return _response(answer, RequestVoteResponse)
 
     async def request_pre_vote(
@@ -161,7 +171,7 @@ class NetworkTransport:
     ) -> RequestPreVoteResponse:
         """RequestPreVote on a pooled stream (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._pooled_call(target.address, REQUEST_PRE_VOTE, frame, timeout)
+        answer = await self._pooled_call(self._address_of(target), REQUEST_PRE_VOTE, frame, timeout)
         return _response(answer, RequestPreVoteResponse)
 
     async def timeout_now(
@@ -169,22 +179,23 @@ class NetworkTransport:
     ) -> TimeoutNowResponse:
         """TimeoutNow on a fresh stream: sent twice, it could start two elections (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._fresh_call(target.address, TIMEOUT_NOW, frame, timeout)
+        answer = await self._fresh_call(self._address_of(target), TIMEOUT_NOW, frame, timeout)
         return _response(answer, TimeoutNowResponse)
 
     async def install_snapshot(
         self, target: Server, request: InstallSnapshotRequest, data: BinaryIO, timeout: float
     ) -> InstallSnapshotResponse:
         """Send a snapshot on a stream of its own, then close it (`Transport`)."""
+        address = self._address_of(target)
         try:
             async with asyncio.timeout(timeout):
-                stream = await self._dial_call(target.address, timeout)
+                stream = await self._dial_call(address, timeout)
                 try:
                     answer = await self._send_snapshot(stream, request, data)
                 finally:
                     stream.abort()
         except TimeoutError as error:
-            raise _silent(target.address, timeout) from error
+            raise _silent(address, timeout) from error
         return _response(answer, InstallSnapshotResponse)
 
     async def identify(self, address: ServerAddress, timeout: float) -> RPCHeader:
@@ -264,6 +275,18 @@ class NetworkTransport:
         task.add_done_callback(self._tasks.discard)
 
     # -- dialed streams
+
+    def _address_of(self, target: Server) -> ServerAddress:
+        """Where to dial a server: asked for each time, for it may move."""
+        if self._address_provider is not None:
+            try:
+                address = self._address_provider.server_address(target.id)
+            except Exception:  # noqa: BLE001 - the application's; the configuration still has one
+                _log.exception("no address for %s from the provider", target.id)
+                return target.address
+            if address is not None:
+                return address
+        return target.address
 
     async def _dial(self, address: ServerAddress, timeout: float) -> Stream:
         """A new stream.

@@ -176,6 +176,17 @@ class AppendPipeline(Protocol):
         ...
 
 
+class ServerAddressProvider(Protocol):
+    """Where servers are, where the configuration does not tell (hashicorp/raft's name)."""
+
+    def server_address(self, server_id: ServerID) -> ServerAddress | None:
+        """Where to dial that server now; None for the address in the configuration.
+
+        Called on the event loop before each dial, so it must not wait: answer from memory.
+        """
+        ...
+
+
 class Transport(Protocol):
     """How the server reaches its peers (hashicorp/raft's `Transport`).
 

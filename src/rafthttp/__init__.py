@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from rafthttp.http.dial import Dial, dial_tcp, dial_tls
     from rafthttp.http.handler import ForwardRequest, ForwardResponse, Handler
     from rafthttp.http.layer import Layer
-    from rafthttp.http.membership import ChangeRequest
+    from rafthttp.http.listener import Listener
+    from rafthttp.http.membership import ChangeRequest, handle_change_requests
+    from rafthttp.http.membership_client import change_membership
     from rafthttp.http.uvicorn import raft_protocol
     from rafthttp.node import Node
     from rafthttp.raft.config import Config
@@ -64,6 +66,15 @@ if TYPE_CHECKING:
         UnknownLeaderError,
     )
     from rafthttp.raft.fsm import FSM, BytesSnapshot, FSMSnapshot
+    from rafthttp.raft.observer import (
+        FailedHeartbeatObservation,
+        LeaderObservation,
+        Observation,
+        Observer,
+        PeerObservation,
+        RaftState,
+        ResumedHeartbeatObservation,
+    )
     from rafthttp.raft.raft import (
         Applied,
         LatestConfiguration,
@@ -71,12 +82,28 @@ if TYPE_CHECKING:
         bootstrap_cluster,
         has_existing_state,
     )
+    from rafthttp.raft.storage.memory import DiscardSnapshotStore, MemorySnapshotStore, MemoryStore
+    from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
+    from rafthttp.raft.storage.sqlite import SqliteStore
+    from rafthttp.raft.transport.inmem import InmemTransport
+    from rafthttp.raft.transport.memory import InmemNetwork
+    from rafthttp.raft.transport.network import NetworkTransport
+    from rafthttp.raft.transport.protocols import (
+        ServerAddressProvider,
+        Stream,
+        StreamLayer,
+        StreamReceiver,
+        Transport,
+    )
+    from rafthttp.raft.transport.tcp import TCPStreamLayer
     from rafthttp.raft.types import (
         Configuration,
         Index,
         Leader,
         Log,
+        LogBatch,
         LogType,
+        LogWrite,
         Server,
         ServerAddress,
         ServerID,
@@ -84,6 +111,7 @@ if TYPE_CHECKING:
         Suffrage,
         Term,
     )
+    from rafthttp.raft.wire.limits import WireLimits
 
 __all__ = [
     "FSM",
@@ -100,8 +128,10 @@ __all__ = [
     "DataDirectoryError",
     "Dial",
     "DifferentLeaderError",
+    "DiscardSnapshotStore",
     "EntryTooLargeError",
     "FSMSnapshot",
+    "FailedHeartbeatObservation",
     "ForwardError",
     "ForwardRequest",
     "ForwardResponse",
@@ -111,19 +141,32 @@ __all__ = [
     "HeadersFactory",
     "HttpError",
     "Index",
+    "InmemNetwork",
+    "InmemTransport",
     "LatestConfiguration",
     "Layer",
     "Leader",
+    "LeaderObservation",
     "LeadershipLostError",
     "LeadershipTransferError",
+    "Listener",
     "Log",
+    "LogBatch",
+    "LogStore",
     "LogType",
+    "LogWrite",
     "MembershipError",
+    "MemorySnapshotStore",
+    "MemoryStore",
+    "NetworkTransport",
     "Node",
     "NotLeaderError",
+    "Observation",
+    "Observer",
     "Outcome",
     "OverloadedError",
     "PeerInfo",
+    "PeerObservation",
     "PeerUnreachableError",
     "Principal",
     "ProtocolError",
@@ -131,30 +174,44 @@ __all__ = [
     "Raft",
     "RaftError",
     "RaftHttpError",
+    "RaftState",
     "Refusal",
     "RemoteApplyError",
     "RemoteError",
     "RequestRefusedError",
+    "ResumedHeartbeatObservation",
     "Server",
     "ServerAddress",
+    "ServerAddressProvider",
     "ServerID",
     "ShutdownError",
+    "SnapshotStore",
+    "SqliteStore",
+    "StableStore",
     "State",
     "StorageError",
     "StorageFailedError",
     "StoragePoisonedError",
+    "Stream",
+    "StreamLayer",
+    "StreamReceiver",
     "Suffrage",
+    "TCPStreamLayer",
     "Term",
     "TimedOutError",
+    "Transport",
     "TransportError",
     "UnknownLeaderError",
+    "WireLimits",
     "allow_cidrs",
     "allow_everybody",
     "allow_loopback",
     "bearer_token",
     "bootstrap_cluster",
+    "change_membership",
     "dial_tcp",
     "dial_tls",
+    "handle_change_requests",
     "has_existing_state",
     "raft_protocol",
     "require_all",
@@ -176,10 +233,23 @@ _ROOMS: Final = {
         "require_all",
         "token_headers",
     ),
-    "rafthttp.http.dial": ("Dial", "dial_tcp", "dial_tls"),
-    "rafthttp.http.handler": ("ForwardRequest", "ForwardResponse", "Handler"),
+    "rafthttp.http.dial": (
+        "Dial",
+        "dial_tcp",
+        "dial_tls",
+    ),
+    "rafthttp.http.handler": (
+        "ForwardRequest",
+        "ForwardResponse",
+        "Handler",
+    ),
     "rafthttp.http.layer": ("Layer",),
-    "rafthttp.http.membership": ("ChangeRequest",),
+    "rafthttp.http.listener": ("Listener",),
+    "rafthttp.http.membership": (
+        "ChangeRequest",
+        "handle_change_requests",
+    ),
+    "rafthttp.http.membership_client": ("change_membership",),
     "rafthttp.http.uvicorn": ("raft_protocol",),
     "rafthttp.node": ("Node",),
     "rafthttp.raft.config": ("Config",),
@@ -221,6 +291,15 @@ _ROOMS: Final = {
         "FSM",
         "FSMSnapshot",
     ),
+    "rafthttp.raft.observer": (
+        "FailedHeartbeatObservation",
+        "LeaderObservation",
+        "Observation",
+        "Observer",
+        "PeerObservation",
+        "RaftState",
+        "ResumedHeartbeatObservation",
+    ),
     "rafthttp.raft.raft": (
         "Applied",
         "LatestConfiguration",
@@ -228,12 +307,36 @@ _ROOMS: Final = {
         "bootstrap_cluster",
         "has_existing_state",
     ),
+    "rafthttp.raft.storage.memory": (
+        "DiscardSnapshotStore",
+        "MemorySnapshotStore",
+        "MemoryStore",
+    ),
+    "rafthttp.raft.storage.protocols": (
+        "LogStore",
+        "SnapshotStore",
+        "StableStore",
+    ),
+    "rafthttp.raft.storage.sqlite": ("SqliteStore",),
+    "rafthttp.raft.transport.inmem": ("InmemTransport",),
+    "rafthttp.raft.transport.memory": ("InmemNetwork",),
+    "rafthttp.raft.transport.network": ("NetworkTransport",),
+    "rafthttp.raft.transport.protocols": (
+        "ServerAddressProvider",
+        "Stream",
+        "StreamLayer",
+        "StreamReceiver",
+        "Transport",
+    ),
+    "rafthttp.raft.transport.tcp": ("TCPStreamLayer",),
     "rafthttp.raft.types": (
         "Configuration",
         "Index",
         "Leader",
         "Log",
+        "LogBatch",
         "LogType",
+        "LogWrite",
         "Server",
         "ServerAddress",
         "ServerID",
@@ -241,6 +344,7 @@ _ROOMS: Final = {
         "Suffrage",
         "Term",
     ),
+    "rafthttp.raft.wire.limits": ("WireLimits",),
 }
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
 

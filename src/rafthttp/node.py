@@ -226,6 +226,17 @@ class Node:
         await send({"type": "http.response.body", "body": b"the node is not running\n"})
 
     @property
+    def handler(self) -> Handler:
+        """The endpoint, for a `Listener` or a server without ASGI.
+
+        Raises:
+            ShutdownError: the node does not run.
+        """
+        if self._handler is None:
+            raise ShutdownError("the node is not running")
+        return self._handler
+
+    @property
     def raft(self) -> Raft:
         """The server.
 

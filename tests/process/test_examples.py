@@ -1,0 +1,108 @@
+"""The examples, run as their first lines say."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rafthttp.testing.processes import eventually, free_ports
+
+pytestmark = pytest.mark.process
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class Replica:
+    def __init__(self, example: str, name: str, address: str, directory: Path, *join: str) -> None:
+        self.name = name
+        self.address = address
+        self.log = directory / f"{name}.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, EXAMPLES / example, name, address, directory / name, *join],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], list[Replica]]]:
+    """Starts three replicas of an example; none outlives the test."""
+    replicas: list[Replica] = []
+
+    def start_three(example: str) -> list[Replica]:
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
+        join = f"http://{addresses[0]}"
+        for number, address in enumerate(addresses, 1):
+            more = () if number == 1 else (join,)
+            replicas.append(Replica(example, f"n{number}", address, tmp_path, *more))
+        return replicas
+
+    yield start_three
+    for replica in replicas:
+        replica.process.kill()
+        replica.process.wait(10)
+
+
+def test_the_counter_counts_on_every_replica_and_survives_a_kill(
+    start: Callable[[str], list[Replica]],
+) -> None:
+    replicas = start("fastapi_counter.py")
+    with httpx.Client(timeout=15, trust_env=False) as client:
+
+        def value(replica: Replica) -> int | None:
+            try:
+                answer = client.get(f"http://{replica.address}/value")
+            except httpx.TransportError:
+                return None
+            return int(answer.text) if answer.status_code == 200 else None
+
+        def counted(replica: Replica, wanted: int) -> bool | None:
+            return value(replica) == wanted or None
+
+        for replica in replicas:
+            eventually(partial(counted, replica, 0), f"{replica.name} to serve")
+        total = 0
+        for number, replica in enumerate(replicas, 1):
+            total += number
+            answer = client.post(f"http://{replica.address}/add/{number}")
+            assert answer.json() == total
+        assert [value(replica) for replica in replicas] == [6, 6, 6]
+        # All three are voters once they serve reads; the first one led until here.
+        replicas[0].process.kill()
+        replicas[0].process.wait(10)
+        for replica in replicas[1:]:
+            eventually(partial(counted, replica, 6), f"{replica.name} to go on")
+        assert client.post(f"http://{replicas[2].address}/add/4").json() == 10
+
+
+def test_one_replica_works_and_another_takes_over(
+    start: Callable[[str], list[Replica]],
+) -> None:
+    replicas = start("plain.py")
+    first, *others = replicas
+    eventually(lambda: "n1 works" in first.output() or None, "n1 to work")
+    with httpx.Client(timeout=15, trust_env=False) as client:
+
+        def is_voter(replica: Replica) -> bool | None:
+            # Joining is idempotent: 200 says that it is a voter at this address.
+            query = {"id": replica.name, "address": replica.address}
+            answer = client.post(f"http://{first.address}/raft", params=query)
+            return answer.status_code == 200 or None
+
+        for replica in others:
+            eventually(partial(is_voter, replica), f"{replica.name} to be a voter")
+    assert [r.name for r in replicas if "works" in r.output()] == ["n1"]
+    first.process.kill()
+    first.process.wait(10)
+    eventually(lambda: any("works" in r.output() for r in others) or None, "another to work")
+    assert len([r for r in others if "works" in r.output()]) == 1
+    assert all("Traceback" not in r.output() for r in replicas)

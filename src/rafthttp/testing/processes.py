@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -71,6 +71,8 @@ class ServeProcess:
     data_dir: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    extra: list[str] = field(default_factory=list[str])
+    """Options of this node alone."""
 
     @property
     def url(self) -> str:
@@ -154,7 +156,7 @@ class ServeCluster:
     def start(self, node: ServeProcess, *entry: str) -> None:
         """Start a node's process with `--bootstrap`, `--join URL`, or nothing (a restart)."""
         arguments = ["serve", "--id", node.id, "--listen", node.address]
-        arguments += ["--data-dir", str(node.data_dir), *self.options, *entry]
+        arguments += ["--data-dir", str(node.data_dir), *self.options, *node.extra, *entry]
         with node.log.open("ab") as log:
             node.process = subprocess.Popen(  # noqa: S603 - our own command
                 command(*arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log

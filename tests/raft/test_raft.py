@@ -254,6 +254,7 @@ async def test_a_hanging_disk_costs_leadership_within_twice_the_election_timeout
     config = fast_config("any")
     async with Cluster(make_store=lambda i: FaultyStore(MemoryStore()), config=config) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         store = cast("FaultyStore", cluster.stores[leader.id])
         store.hang_writes()
         started = asyncio.get_running_loop().time()
@@ -271,6 +272,23 @@ async def test_a_hanging_disk_costs_leadership_within_twice_the_election_timeout
             store.release_writes()
         await cluster.converged()
         assert recorded(cluster, leader.id)[-1] == b"after"
+
+
+@in_loop
+async def test_a_replay_that_waits_for_a_hanging_disk_keeps_no_client_waiting() -> None:
+    """S74: committed by the others, but what comes before it is still to be read from disk."""
+    async with Cluster(make_store=lambda i: FaultyStore(MemoryStore())) as cluster:
+        leader = await cluster.leader()
+        store = cast("FaultyStore", cluster.stores[leader.id])
+        store.hang_writes()
+        try:
+            result = await asyncio.wait_for(
+                asyncio.gather(leader.apply(b"x"), return_exceptions=True), 5
+            )
+            assert result == [1] or isinstance(result[0], LeadershipLostError)
+        finally:
+            store.release_writes()
+        await cluster.converged()
 
 
 @in_loop

@@ -130,3 +130,18 @@ async def test_a_turn_takes_a_bounded_number_of_bytes_and_at_least_one() -> None
     assert pending.take(1) == proposals[2:3]
     assert pending.take(100) == proposals[3:]
     assert pending.take(100) == []
+
+
+@in_loop
+async def test_a_second_leadership_begins_behind_another_leaders_entries() -> None:
+    """The first one's are committed and still being applied when the second begins."""
+    pending = make()
+    one, two = proposal(), proposal()
+    pending.add(one)
+    pending.proposed(3, pending.take(1 << 20))
+    pending.abort(4, LeadershipLostError("lost"))
+    pending.proposed(6, [None])
+    pending.add(two)
+    pending.proposed(7, pending.take(1 << 20))
+    assert pending.applied(5) == [one, None, None]
+    assert pending.applied(7) == [None, two]

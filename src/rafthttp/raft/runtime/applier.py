@@ -64,6 +64,11 @@ class Applier:
             if self._slice is None and self._task is None:
                 self._run()
 
+    @property
+    def reads_disk(self) -> bool:
+        """Whether the next entries come from disk, which may be slow, or hang."""
+        return self._task is not None
+
     async def wait(self, index: Index) -> None:
         """Wait until `index` is applied; cancelled with the server."""
         if self.applied >= index:

@@ -375,6 +375,10 @@ class Driver:
             error = LeadershipLostError(
                 "leadership was lost while the command was pending", leader=self.leader
             )
+        if self.applier.reads_disk:
+            # What is committed is applied next, and answered, but not while the disk may hang:
+            # its clients are told what is known by now, which is nothing (S74).
+            index = min(index, self.applier.applied + 1)
         self.pending.abort(index, error)
 
     def _arm(self) -> None:

@@ -31,7 +31,7 @@ class Pending:
     """Proposals of this server, in the order of the log.
 
     `queued` are not yet proposed: they can still be refused as definite. `_waiting[i]` belongs to
-    the entry `_first + i` of this leadership; None where no client waits.
+    the entry `_first + i`; None where no client waits.
     """
 
     def __init__(self, count_max: int, bytes_max: int, entry_size_bytes_max: int) -> None:
@@ -93,10 +93,16 @@ class Pending:
         return any(p.future is future for p in self.queued)
 
     def proposed(self, first: Index, proposals: list[Proposal] | list[None]) -> None:
-        """These stand in the log from `first` on, right behind the last ones."""
+        """These stand in the log from `first` on.
+
+        Entries of another leader may lie between them and those of an earlier leadership of this
+        server that are committed and still to be applied.
+        """
         if not self._waiting:
             self._first = first
-        assert first == self._first + len(self._waiting), "own entries are contiguous"
+        between = first - self._first - len(self._waiting)
+        assert between >= 0, "what is no longer in the log was aborted"
+        self._waiting.extend([None] * between)
         self._waiting.extend(proposals)
 
     def applied(self, last: Index) -> list[Proposal | None]:

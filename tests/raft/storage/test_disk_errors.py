@@ -1,17 +1,16 @@
 """Real errors of real system calls under the store: it stops writing and stays right.
 
-No error is made up in Python: the descriptor of the wal is exchanged underneath sqlite, a limit on
-the size of files is set, or a file system is full.
+No error is made up in Python: the descriptor of the wal is exchanged underneath sqlite, or a limit
+on the size of files is set. A full disk has its own file, test_reserve.py.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import threading
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,6 @@ def append(store: SqliteStore, count: int = 20) -> None:
     records = [record(index) for index in range(first, first + count)]
     stable: dict[bytes, bytes | None] = {b"last": b"%d" % (first + count - 1)}
     store.write([LogWrite(stable, batches=(LogBatch(first, 1, records),))])
-
-
-def append_for_ever(store: SqliteStore) -> None:
-    while True:
-        append(store)
 
 
 def check(store: SqliteStore, *last_indexes: int) -> None:
@@ -154,34 +148,6 @@ def test_a_store_that_cannot_write_at_open_is_not_opened(tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     SqliteStore.open(tmp_path, N1).close()
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    """S7 with a real file system without space (root only)."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount")
-    with ExitStack() as stack:
-        stack.callback(subprocess.run, ["umount", str(disk)], check=True)
-        filler = disk / "filler"
-        filler.write_bytes(b"x" * (1 << 20))
-        store = SqliteStore.open(disk / "data", N1)
-        with pytest.raises(StorageError, match="full"):
-            append_for_ever(store)
-        acknowledged = store.last_index()
-        assert acknowledged >= 20
-        with pytest.raises(StoragePoisonedError):
-            append(store)
-        check(store, acknowledged)
-        store.close()
-
-        filler.unlink()
-        store = SqliteStore.open(disk / "data", N1)
-        check(store, acknowledged, acknowledged + 20)
-        append(store)
-        store.close()
 
 
 def test_an_interrupted_write_poisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from rafthttp.raft.storage import rows, sqlite
+from rafthttp.raft.storage import log_table, rows
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.types import LogBatch, LogWrite, ServerID
@@ -52,8 +52,8 @@ class LogMachine(RuleBasedStateMachine):
         self.patches = [
             mock.patch.object(rows, "ROW_SIZE_BYTES_MAX", 64),
             mock.patch.object(rows, "ROW_ENTRIES_MAX", 5),
-            mock.patch.object(sqlite, "_PREFIX_ROWS", 2),
-            mock.patch.object(sqlite, "_PREFIX_SIZE_BYTES", 80),
+            mock.patch.object(log_table, "_PREFIX_ROWS", 2),
+            mock.patch.object(log_table, "_PREFIX_SIZE_BYTES", 80),
         ]
         for patch in self.patches:
             patch.start()

@@ -315,14 +315,6 @@ def test_most_gaps_are_met_only_by_reading(made: Path) -> None:
     assert 1 <= met <= 4
 
 
-def test_a_missing_last_row_looks_like_a_shorter_log(made: Path) -> None:
-    """Nothing in the file can tell; that takes a mark outside of it."""
-    edit(made, "DELETE FROM log WHERE first = 37")
-    store = SqliteStore.open(made, N1)
-    assert store.last_index() == 36
-    store.close()
-
-
 def test_terms_that_fall_are_noticed(made: Path) -> None:
     """Three rows with sound checksums in an order that no log has."""
     falling = rows.pack(37, 2, [b"record"] * 4)

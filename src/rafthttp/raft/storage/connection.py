@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from rafthttp.raft.errors import CorruptLogError, DataDirectoryError, StorageError
-
-# A checkpoint each 1000 pages (4 MB) costs 6 ms; rarer ones cost more at once (16 MB: 27 ms).
-_CHECKPOINT_PAGES: Final = 1000
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -41,7 +39,7 @@ def connect(path: Path) -> sqlite3.Connection:
             "synchronous": 2,  # FULL: each commit flushes the wal
             "fullfsync": 1,  # macOS: flush the drive too
             "checkpoint_fullfsync": 1,
-            "wal_autocheckpoint": _CHECKPOINT_PAGES,
+            "wal_autocheckpoint": 0,  # the store chooses the moment, see wal.py
             "cell_size_check": 1,  # notice damaged pages early
             "secure_delete": 0,  # freed pages need not be overwritten
         }
@@ -59,6 +57,15 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def one(
+    connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...] = ()
+) -> tuple[Any, ...] | None:
+    """The first row that a statement finds."""
+    with closing(connection.execute(statement, parameters)) as cursor:
+        found: tuple[Any, ...] | None = cursor.fetchone()
+        return found
+
+
 def failure(path: Path, what: str, error: sqlite3.Error) -> StorageError:
     """What a failed statement means."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
@@ -69,11 +76,21 @@ def failure(path: Path, what: str, error: sqlite3.Error) -> StorageError:
     return StorageError(f"{what} of {path} failed: {error}")
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether a statement failed because the disk is full.
+
+    Only a write says so, before the flush it was to be followed by: nothing on disk is in doubt,
+    and it may be tried again. (A flush that failed has another code, whatever the cause.)
+    """
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StorageError:
     """Why a store could not be opened, in one line."""
     if isinstance(error, OSError):
+        name = Path(error.filename).name if error.filename else path.name
         return DataDirectoryError(
-            f"data directory {path.parent} cannot be used: {path.name}: {error.strerror}"
+            f"data directory {path.parent} cannot be used: {name}: {error.strerror}"
         )
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_CORRUPT:

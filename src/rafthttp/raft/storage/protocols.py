@@ -108,6 +108,19 @@ class LogStore(Protocol):
         ...
 
 
+@runtime_checkable
+class MaintainedStore(Protocol):
+    """A store with work that is better done while nobody waits for it. Optional."""
+
+    def maintain(self) -> None:
+        """Do what is due, if anything. To be called when no write is waiting.
+
+        Raises:
+            StorageError: as for a write: the store is poisoned.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotMeta:
     """What a snapshot stands for. `configuration_index` is the index of `configuration` itself."""

@@ -6,18 +6,22 @@ Knows rows and pairs of bytes; nothing of what a record means. The file is in WA
 What sqlite does not do by itself is added here: a write error closes the store for writes until a
 fresh open (sqlite accepts a retry after a failed fsync as if nothing had happened), a durable
 commit at open comes before anything is reported (after kill -9 the tail may be in the page cache
-only), and every row and pair carries checksums.
+only), every row and pair carries checksums, a mark outside the database tells of commits that are
+gone from it (mark.py), a reserve lets compaction go on when the disk is full (reserve.py), and
+checkpoints come at chosen moments (wal.py).
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
 from rafthttp.raft.errors import (
@@ -26,54 +30,49 @@ from rafthttp.raft.errors import (
     StorageError,
     StoragePoisonedError,
 )
-from rafthttp.raft.storage import rows
-from rafthttp.raft.storage.connection import connect, failure, refusal
+from rafthttp.raft.storage import log_table, rows
+from rafthttp.raft.storage.connection import connect, failure, is_full, one, refusal
 from rafthttp.raft.storage.lock import DirectoryLock, sync_directory
-from rafthttp.raft.storage.rows import Head, Row
+from rafthttp.raft.storage.log_table import LogTable
+from rafthttp.raft.storage.mark import MARK_FILE, Mark, MarkFile
+from rafthttp.raft.storage.reserve import RESERVE_SIZE_BYTES, Reserve
+from rafthttp.raft.storage.wal import Wal
 from rafthttp.raft.types import Index, LogWrite, ServerID, Term
+
+_logger = logging.getLogger("rafthttp.raft.storage")
 
 DATABASE_FILE: Final = "raft.db"
 FORMAT: Final = 1
 """Version of the disk format; a store of a greater one is refused."""
 APPLICATION_ID: Final = 0x52414654  # "RAFT", in the database's header
 
-# One transaction of a compaction: it holds up the writes behind it for some milliseconds.
-_PREFIX_ROWS: Final = 512
-_PREFIX_SIZE_BYTES: Final = 8 << 20
-
 _SCHEMA: Final = (
     # One row with all pairs, so that none can be lost without its checksum telling.
     "CREATE TABLE state (id INTEGER PRIMARY KEY, crc INTEGER, pairs BLOB)",
-    # A row a batch, named by its first index; the small columns first, so that they can be read
-    # without the records.
-    (
-        "CREATE TABLE log (first INTEGER PRIMARY KEY, term INTEGER, entries INTEGER,"
-        " head_crc INTEGER, data_crc INTEGER, sizes BLOB, data BLOB)"
-    ),
+    log_table.SCHEMA,
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
-_INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)"
-_HEAD: Final = "SELECT first, term, entries, head_crc FROM log"
-_ROW_AT: Final = "SELECT * FROM log WHERE first <= ? ORDER BY first DESC LIMIT 1"
-_ROWS: Final = "SELECT * FROM log WHERE first BETWEEN ? AND ? ORDER BY first"
-
 _PUT_STATE: Final = "REPLACE INTO state VALUES (1, ?, ?)"
 
 # Keys in the state row: the store's own, and the stable store's with a prefix.
 _NODE_ID: Final = b"node_id"
 _FIRST_INDEX: Final = b"first_index"
-_OPENED: Final = b"opened"
+_GENERATION: Final = b"generation"  # how often this row was written; see mark.py
 _STABLE: Final = b"stable/"
 
 
 class SqliteStore:
     """LogStore and StableStore in the file `raft.db` of a data directory. Open it with `open`."""
 
-    def __init__(self, path: Path, lock: DirectoryLock, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, mark: MarkFile) -> None:
         self._path = path
-        self._directory_lock = lock
         self._connection = connection
+        self._mark = mark
+        self._reserve = Reserve(path.parent)
+        self._wal = Wal(path, connection)
+        self._log = LogTable(path, connection, self._wal)
+        self._files = ExitStack()  # what `close` releases
         self._mutex = threading.Lock()
         self._closed = False
         self._poison: str | None = None
@@ -89,24 +88,26 @@ class SqliteStore:
         Raises:
             DataDirectoryError: in use by another process, not a directory or not writable, not a
                 store of ours, of a newer format, or of another id.
-            CorruptLogError: what can be checked without reading the whole log is damaged.
+            CorruptLogError: what can be checked without reading the whole log is damaged, or
+                acknowledged writes are gone.
         """
         path = data_dir / DATABASE_FILE
-        lock = DirectoryLock.acquire(data_dir)
-        connection: sqlite3.Connection | None = None
-        try:
-            connection = connect(path)
-            store = cls(path, lock, connection)
-            store._load(node_id)
-            sync_directory(data_dir)
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            lock.release()
-            cause = error.__cause__ if type(error) is StorageError else error
-            if isinstance(cause, sqlite3.Error | OSError):
-                raise refusal(path, cause) from error
-            raise
+        with ExitStack() as files:
+            files.callback(DirectoryLock.acquire(data_dir).release)
+            try:
+                connection = files.enter_context(closing(connect(path)))
+                mark = files.enter_context(closing(MarkFile(data_dir)))
+                store = cls(path, connection, mark)
+                store._spending(lambda: store._load(node_id))
+                with suppress(OSError):  # a full disk: open, so that the log can be compacted
+                    store._reserve.hold()
+                sync_directory(data_dir)
+            except (StorageError, sqlite3.Error, OSError) as error:
+                cause = error.__cause__ if type(error) is StorageError else error
+                if isinstance(cause, sqlite3.Error | OSError):
+                    raise refusal(path, cause) from error
+                raise
+            store._files = files.pop_all()
         return store
 
     # -- stable store
@@ -120,10 +121,11 @@ class SqliteStore:
     def set(self, values: Mapping[bytes, bytes | None]) -> None:
         """Write all pairs or none; durable on return."""
         with self._mutex:
+            self._make_way()
             state = _changed(self._state, values)
             with self._transaction():
                 self._put_state(state)
-            self._state = state
+            self._committed(state, self._first, self._last, self._last_term)
 
     # -- log store
 
@@ -144,19 +146,19 @@ class SqliteStore:
         """Term of one record."""
         with self._reading():
             rows.check_range(index, index, self._first, self._last)
-            return self._head_at(index).term
+            return self._log.head_at(index).term
 
     def term_runs(self, first: Index, last: Index) -> list[tuple[Index, Term]]:
         """First index and term of each run of equal terms, by binary search over the rows."""
         with self._reading():
             rows.check_range(first, last, self._first, self._last)
-            return list(rows.term_runs(self._head_at, first, last))
+            return list(rows.term_runs(self._log.head_at, first, last))
 
     def get_records(self, first: Index, last: Index, size_bytes_max: int) -> list[bytes]:
         """Records from `first` on, to `last` or until `size_bytes_max` is reached; at least one."""
         with self._reading():
             rows.check_range(first, last, self._first, self._last)
-            with closing(self._records(first, last)) as records:
+            with closing(self._log.records(first, last)) as records:
                 return rows.take(records, size_bytes_max)
 
     def write(self, writes: Sequence[LogWrite]) -> None:
@@ -164,57 +166,62 @@ class SqliteStore:
 
         Raises:
             ValueError: the writes do not fit the log (see `rows.fold`); nothing was written.
-            StorageError: the disk failed; poisoned from here on.
+            StorageError: the disk failed; poisoned from here on. Or the disk is too full for more
+                entries; nothing was written.
         """
         with self._mutex:
-            self._check_writable()
+            self._make_way()
             with self._translated("read"):
                 folded = rows.fold(writes, self._first, self._last, self._term_at)
+            if folded.batches:
+                self._check_room()
             first, last, last_term = self._first, self._last, self._last_term
             state = self._state
-            if folded.stable or folded.reset_to is not None:
+            if folded.stable or folded.reset_to is not None or folded.truncate_from is not None:
                 state = _changed(state, folded.stable)
             with self._transaction():
                 if folded.reset_to is not None:
                     first, last, last_term = folded.reset_to + 1, folded.reset_to, None
-                    self._connection.execute("DELETE FROM log")
+                    self._log.clear()
                     state[_FIRST_INDEX] = _pack_number(first)
                 elif folded.truncate_from is not None:
                     last, last_term = folded.truncate_from - 1, None
-                    self._truncate(folded.truncate_from)
+                    self._log.truncate(folded.truncate_from, first)
                 for batch in folded.batches:
-                    self._connection.executemany(_INSERT, rows.pack_batch(batch))
+                    self._log.insert(rows.pack_batch(batch))
                     last, last_term = batch.last, batch.term
                 if state is not self._state:
                     self._put_state(state)
-            self._state = state
-            self._first, self._last, self._last_term = first, last, last_term
+            self._committed(state, first, last, last_term)
 
     def delete_prefix(self, last: Index) -> None:
         """Delete records up to `last` (at most all that are held), a bounded piece a transaction.
 
-        Each piece is durable on its own. A row that `last` cuts stays until all of it may go.
+        Each piece is durable on its own. A row that `last` cuts stays until all of it may go. Goes
+        on where the disk is full, as long as the reserve lasts.
         """
         with self._mutex:
             last = min(last, self._last)
             while self._first <= last:
-                state = dict(self._state)
-                with self._transaction():
-                    first = self._delete_piece(last)
-                    state[_FIRST_INDEX] = _pack_number(first)
-                    self._put_state(state)
-                self._first, self._state = first, state
+                if self._wal.full:
+                    self._checkpoint(spend=True)
+                self._spending(lambda: self._delete_piece(last))
+
+    def maintain(self) -> None:
+        """Checkpoint, if it is due. To be called when nobody waits for the disk.
+
+        Raises:
+            StorageError: the disk failed; poisoned from here on.
+        """
+        with self._mutex:
+            if self._wal.due and self._poison is None and not self._closed:
+                self._checkpoint()
 
     def close(self) -> None:
         """Release the database and the directory. Waits for a call under way. Idempotent."""
         with self._mutex:
-            if self._closed:
-                return
             self._closed = True
-            try:
-                self._connection.close()
-            finally:
-                self._directory_lock.release()
+            self._files.close()
 
     # -- inside; the mutex is held
 
@@ -259,113 +266,161 @@ class SqliteStore:
                 raise failure(self._path, "write", error) from error
             raise
 
-    def _put_state(self, state: Mapping[bytes, bytes]) -> None:
+    def _committed(
+        self, state: dict[bytes, bytes], first: Index, last: Index, last_term: Term | None
+    ) -> None:
+        """Note a commit: outside the database first, so that nobody is told of it before that."""
+        try:
+            self._mark.write(Mark(_unpack_number(state[_GENERATION]), last))
+        except OSError as error:
+            self._poison = str(error)
+            raise StorageError(
+                f"write of {self._path.with_name(MARK_FILE)} failed: {error}"
+            ) from error
+        self._state, self._first, self._last, self._last_term = state, first, last, last_term
+
+    def _spending(self, action: Callable[[], None]) -> None:
+        """Do it; where the disk is full, give the reserve up for it, and do it again."""
+        try:
+            action()
+        except StorageError as error:
+            if not is_full(error.__cause__) or not self._reserve.spend():
+                raise
+            _logger.warning("the disk of %s is full: its reserve is given up", self._path.parent)
+            self._poison = None
+            action()
+
+    def _make_way(self) -> None:
+        """What comes before each write."""
+        self._check_writable()
+        if self._wal.full:
+            self._checkpoint()
+
+    def _check_room(self) -> None:
+        """Refuse entries that would fill up what a full disk has left for compaction.
+
+        While the reserve is spent, they may only have what is free inside the database.
+        """
+        reason = "its disk is full"
+        if not self._wal.full:
+            try:
+                self._reserve.hold()
+            except OSError as error:
+                free_bytes = self._number("freelist_count") * self._number("page_size")
+                if free_bytes >= RESERVE_SIZE_BYTES:
+                    return
+                reason = str(error.strerror)
+            else:
+                return
+        raise StorageError(
+            f"data directory {self._path.parent} takes no more entries: {reason}"
+            f" ({2 * RESERVE_SIZE_BYTES >> 20} MiB must be free)"
+        )
+
+    def _checkpoint(self, *, spend: bool = False) -> None:
+        """Do one. On a full disk the wal keeps what it holds, and `_check_room` sees to the rest.
+
+        Only for compaction the reserve is spent: whoever else waits, waits for that.
+        """
+        try:
+            if spend:
+                self._spending(self._move_wal)
+            else:
+                self._move_wal()
+        except StorageError as error:
+            if not is_full(error.__cause__):
+                raise
+            self._poison = None
+
+    def _move_wal(self) -> None:
+        try:
+            self._wal.checkpoint()
+        except sqlite3.Error as error:
+            self._poison = str(error)
+            raise failure(self._path, "checkpoint", error) from error
+
+    def _put_state(self, state: dict[bytes, bytes]) -> None:
+        """Write the state row, as the next generation."""
+        state[_GENERATION] = _pack_number(_unpack_number(self._state[_GENERATION]) + 1)
         pairs = rows.pack_pairs(state)
         self._connection.execute(_PUT_STATE, (crc32(pairs), pairs))
+        self._wal.wrote_state(len(pairs))
 
     def _load_state(self) -> None:
-        crc, pairs = self._one("SELECT crc, pairs FROM state") or (None, None)
+        crc, pairs = one(self._connection, "SELECT crc, pairs FROM state") or (None, None)
         if not isinstance(pairs, bytes) or crc32(pairs) != crc:
             raise CorruptLogError(f"the state row of {self._path} has a wrong checksum")
         self._state = rows.unpack_pairs(pairs)
 
-    def _one(self, statement: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        with closing(self._connection.execute(statement, parameters)) as cursor:
-            found: tuple[Any, ...] | None = cursor.fetchone()
-            return found
-
-    def _head_at(self, index: Index) -> Head:
-        """Head of the row that holds `index`, which must be within the log."""
-        found = self._one(f"{_HEAD} WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,))
-        head = None if found is None else rows.check_head(*found)
-        if head is None or head.last < index:
-            raise CorruptLogError(f"entry {index} is missing from {self._path}")
-        return head
-
     def _term_at(self, index: Index) -> Term:
         if index == self._last and self._last_term is not None:
             return self._last_term
-        return self._head_at(index).term
+        return self._log.head_at(index).term
 
-    def _row_at(self, index: Index) -> Row:
-        found = self._one(_ROW_AT, (index,))
-        if found is None:
-            raise CorruptLogError(f"entry {index} is missing from {self._path}")
-        return Row(*found)
-
-    def _records(self, first: Index, last: Index) -> Generator[bytes]:
-        """Records `first..last`, row after row, each row checked and following the one before."""
-        start = self._head_at(first).first
-        expected = start
-        with closing(self._connection.execute(_ROWS, (start, last))) as cursor:
-            for found in cursor:
-                row = Row(*found)
-                records = rows.unpack(row)
-                if row.first != expected:
-                    break
-                expected = row.last + 1
-                yield from records[max(first - row.first, 0) : last + 1 - row.first]
-        if expected <= last:
-            raise CorruptLogError(f"entry {expected} is missing from {self._path}")
-
-    def _truncate(self, index: Index) -> None:
-        """Delete `index` and all after it; a row it falls into is written again, shorter."""
-        if index == self._first:
-            # The first row too, which may begin below `_first`: nothing of it is left.
-            self._connection.execute("DELETE FROM log")
-            return
-        self._connection.execute("DELETE FROM log WHERE first >= ?", (index,))
-        row = self._row_at(index - 1)
-        if row.last >= index:
-            records = rows.unpack(row)[: index - row.first]
-            self._connection.execute("DELETE FROM log WHERE first = ?", (row.first,))
-            self._connection.execute(_INSERT, rows.pack(row.first, row.term, records))
-
-    def _delete_piece(self, last: Index) -> Index:
-        """Delete some rows that end at or below `last`; the new first index."""
-        first, deleted, size_bytes = self._first, 0, 0
-        statement = "SELECT first, term, entries, head_crc, length(data) FROM log ORDER BY first"
-        with closing(self._connection.execute(statement)) as cursor:
-            for *found, length in cursor.fetchmany(_PREFIX_ROWS):
-                head = rows.check_head(*found)
-                if head.last > last:
-                    first = last + 1
-                    break
-                first, deleted = head.last + 1, head.first
-                size_bytes += length
-                if size_bytes >= _PREFIX_SIZE_BYTES:
-                    break
-        self._connection.execute("DELETE FROM log WHERE first <= ?", (deleted,))
-        return first
+    def _delete_piece(self, last: Index) -> None:
+        """Delete some rows that end at or below `last`, in one transaction."""
+        state = dict(self._state)
+        with self._transaction():
+            first = self._log.delete_some(self._first, last)
+            state[_FIRST_INDEX] = _pack_number(first)
+            self._put_state(state)
+        self._committed(state, first, self._last, self._last_term)
 
     def _load(self, node_id: ServerID) -> None:
-        """Check whose store this is, flush what is there, and find the ends of the log."""
-        self._check_identity(node_id)
-        self._state[_OPENED] = _pack_number(_unpack_number(self._state[_OPENED]) + 1)
+        """Check whose store this is and that it is whole; find the log's ends; flush it."""
+        with self._translated("read"):
+            fresh = self._check_identity(node_id)
+            first = self._first = _unpack_number(self._state[_FIRST_INDEX])
+            last = self._last = first - 1 if fresh else self._log.last_index(first - 1)
+            self._check_mark(fresh)
+            if last >= first:
+                self._log.check(first, last)
+        state = dict(self._state)
         with self._transaction():
-            self._put_state(self._state)
-        self._first = _unpack_number(self._state[_FIRST_INDEX])
-        self._last = self._first - 1
-        found = self._one(f"{_HEAD} ORDER BY first DESC LIMIT 1")
-        if found is not None:
-            self._last = rows.check_head(*found).last
-            self._check_contiguity()
+            for statement in _SCHEMA if fresh else ():
+                self._connection.execute(statement)
+            self._put_state(state)
+        self._committed(state, first, last, None)
 
-    def _check_identity(self, node_id: ServerID) -> None:
+    def _check_mark(self, fresh: bool) -> None:
+        """Refuse a database that lacks what the mark has seen committed."""
+        seen = self._mark.read()
+        if seen is None:
+            if not fresh:
+                _logger.warning(
+                    "%s cannot be read: whether %s has lost its last writes is not known this time",
+                    self._path.with_name(MARK_FILE),
+                    self._path.name,
+                )
+            return
+        here = Mark(_unpack_number(self._state[_GENERATION]), self._last)
+        if seen <= here:
+            return
+        # Closing moves what is left of the wal into the database and removes it, and with it what
+        # might be saved by hand, or was only misread once.
+        wal = f"{self._path}-wal"
+        with suppress(OSError):
+            os.link(wal, f"{wal}.refused")
+        gone = "the last term, vote or truncation"
+        if seen.last_index > here.last_index:
+            gone = f"entries {here.last_index + 1} to {seen.last_index}"
+        raise CorruptLogError(
+            f"{self._path} has lost acknowledged writes ({gone}): restore the file, or remove this"
+            f" node from the cluster, delete {self._path.parent} and join anew"
+        )
+
+    def _check_identity(self, node_id: ServerID) -> bool:
+        """Load the state row and check whose store this is; True if there is none yet."""
         application_id = self._number("application_id")
         version = self._number("user_version")
-        tables = self._one("SELECT count(*) FROM sqlite_master") or (0,)
+        tables = one(self._connection, "SELECT count(*) FROM sqlite_master") or (0,)
         if application_id == 0 and version == 0 and tables[0] == 0:
             self._state = {
                 _NODE_ID: node_id.encode(),
                 _FIRST_INDEX: _pack_number(1),
-                _OPENED: _pack_number(0),
+                _GENERATION: _pack_number(0),
             }
-            with self._transaction():
-                for statement in _SCHEMA:
-                    self._connection.execute(statement)
-                self._put_state(self._state)
-            return
+            return True
         directory = self._path.parent
         if application_id != APPLICATION_ID:
             raise DataDirectoryError(
@@ -382,24 +437,10 @@ class SqliteStore:
             raise DataDirectoryError(
                 f"data directory {directory} belongs to id {owner!r}, not {node_id!r}"
             )
-
-    def _check_contiguity(self) -> None:
-        """Check the ends and a path of about log2(n) places between, not every row.
-
-        A gap off the path is found when it is read: no read crosses one.
-        """
-        low, high = self._head_at(self._first), self._head_at(self._last)
-        rows.unpack(self._row_at(self._last))
-        while low.last + 1 < high.first:
-            middle = self._head_at((low.last + 1 + high.first) // 2)
-            if not low.term <= middle.term <= high.term:
-                raise CorruptLogError(f"the terms of {self._path} fall around {middle.first}")
-            low = middle
-        if low.term > high.term:
-            raise CorruptLogError(f"the terms of {self._path} fall at {high.first}")
+        return False
 
     def _number(self, pragma: str) -> int:
-        found = self._one(f"PRAGMA {pragma}")
+        found = one(self._connection, f"PRAGMA {pragma}")
         return int(found[0]) if found else 0
 
 

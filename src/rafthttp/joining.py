@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgpack
 
 from rafthttp.http.layer import Layer
-from rafthttp.raft.errors import ConfigError, MembershipError, TransportError
+from rafthttp.raft.errors import ConfigError, HandshakeError, MembershipError, TransportError
 from rafthttp.raft.types import ServerID
 
 _log = logging.getLogger("rafthttp.node")
@@ -57,16 +57,26 @@ async def _wait_for_own_address(layer: Layer, timeout: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + OWN_ADDRESS_WAIT
     pause, last = _OWN_ADDRESS_PAUSES
+    reason = ""
     while loop.time() < deadline:
         try:
             stream = await layer.dial(layer.address, timeout)
-        except TransportError:
+        except TransportError as error:
+            reason = str(error)
+            if _is_refused(error):
+                break
             await asyncio.sleep(pause)
             pause = min(pause * 2, last)
         else:
             stream.abort()
             return
-    _log.warning("nobody answers at %s, this node's own address", layer.address)
+    _log.warning("cannot reach %s, this node's own address: %s", layer.address, reason)
+
+
+def _is_refused(error: TransportError) -> bool:
+    """Whether somebody serves there who says no: waiting changes nothing, a closed port may."""
+    status = error.__cause__.status if isinstance(error.__cause__, HandshakeError) else None
+    return status is not None and 400 <= status < 500
 
 
 def join_target(url: str) -> str:

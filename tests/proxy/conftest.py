@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from rafthttp.testing.processes import free_ports
 from rafthttp.testing.proxies import Kind, ProxiedCluster, Proxy, Upstream, missing_proxies
 
 if missing_proxies():
@@ -72,23 +71,5 @@ def behind(tmp_path: Path) -> Iterator[ClusterFactory]:
             )
             cluster.start_all()
             return cluster, proxy
-
-        yield make
-
-
-@pytest.fixture
-def stripping_proxy(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """An nginx as it comes, which passes no upgrade on; returns its address for a node's."""
-    with ExitStack() as stack:
-
-        def make(node: str) -> str:
-            listen = f"127.0.0.1:{free_ports(1)[0]}"
-            template = "server { listen @LISTEN@; location / { proxy_pass http://@NODE@; } }"
-            proxy = Proxy(
-                "nginx", tmp_path / "stripping", template, [Upstream("n", listen, node)], {}
-            )
-            stack.callback(proxy.close)
-            proxy.start()
-            return listen
 
         yield make

@@ -160,6 +160,8 @@ class ClientHandshake:
             hint = f", to {printable(self.response_headers.get('Location') or 'nowhere')}"
         elif status is not None and 200 <= status < 300:
             hint = ", as a page: a proxy in between may have removed the Upgrade header"
+        elif status == 400 and text.startswith("missing"):  # ours and Go's words for "no Upgrade"
+            hint = ", as to a plain GET: a proxy in between may have removed the Upgrade header"
         return HandshakeError(
             f"expected 101, the peer answered {status}{hint}{': ' if text else ''}{text}",
             status=status,

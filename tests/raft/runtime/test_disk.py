@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
 
 from rafthttp.raft.errors import StorageError
+from rafthttp.raft.runtime import disk
 from rafthttp.raft.runtime.disk import InlineLane, ThreadLane
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
@@ -94,6 +99,88 @@ def test_a_hanging_disk_does_not_stop_the_loop() -> None:
         assert durable == []
         store.release_writes()
         await until(lambda: durable == [1])
+        await lane.close()
+
+    asyncio.run(run())
+
+
+def test_closing_does_not_wait_for_a_hanging_disk(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S74: the thread is left behind, and a second close waits no longer than the first."""
+    monkeypatch.setattr(disk, "_CLOSE_TIMEOUT_S", 0.05)
+    store = FaultyStore(MemoryStore())
+
+    async def run() -> None:
+        store.hang_writes()
+        lane = ThreadLane(store, store, lambda seq: None, nothing)
+        lane.submit(1, entry(1))
+        async with asyncio.timeout(5):
+            await lane.close()
+            await lane.close()
+        assert "the disk does not answer" in caplog.text
+        assert store.last_index() == 0
+        store.release_writes()
+        monkeypatch.undo()
+        await lane.close()
+        assert store.last_index() == 1
+
+    asyncio.run(run())
+
+
+class Watched(SqliteStore):
+    """Notes in which order things come to the store."""
+
+    calls: ClassVar[list[str]] = []
+
+    def write(self, writes: Sequence[LogWrite]) -> None:
+        self.calls.append("write")
+        super().write(writes)
+
+    def maintain(self) -> None:
+        self.calls.append("maintain")
+        super().maintain()
+
+
+def test_a_store_is_maintained_when_no_write_waits(tmp_path: Path) -> None:
+    """Behind the acknowledgement, and not between two writes that queued up."""
+
+    async def run() -> None:
+        Watched.calls = []
+        store = Watched.open(tmp_path, ServerID("n1"))
+        assert isinstance(store, Watched)
+        lane = ThreadLane(store, store, lambda seq: store.calls.append(f"{seq}"), nothing)
+        large = LogWrite({}, None, (LogBatch(1, 1, [b"x" * (8 << 20)]),))
+        lane.submit(1, large)
+        # The loop has not run: these are in the queue before the thread is done with the first.
+        for seq in range(2, 4):
+            lane.submit(seq, large._replace(batches=(LogBatch(seq, 1, [b"x" * (8 << 20)]),)))
+        await until(lambda: (tmp_path / "raft.db").stat().st_size > 24 << 20)  # a checkpoint
+        await until(lambda: "3" in store.calls)
+        assert [c for c in store.calls if not c.isdigit()] == ["write"] * 3 + ["maintain"]
+        await lane.close()
+
+    asyncio.run(run())
+
+
+def test_maintenance_that_fails_is_heard_of_with_the_next_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(SqliteStore):
+        def maintain(self) -> None:
+            self._poison = "injected"
+            raise StorageError("injected")
+
+    async def run() -> None:
+        store = Failing.open(tmp_path, ServerID("n1"))
+        durable: list[int] = []
+        failed: list[int] = []
+        lane = ThreadLane(store, store, durable.append, lambda seq, error: failed.append(seq))
+        lane.submit(1, entry(1))
+        await until(lambda: "maintaining the store failed" in caplog.text)
+        assert durable == [1]
+        lane.submit(2, entry(2))
+        await until(lambda: failed == [2])
         await lane.close()
 
     asyncio.run(run())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from rafthttp.raft.errors import StorageError
-from rafthttp.raft.storage.protocols import LogStore, StableStore
+from rafthttp.raft.storage.protocols import LogStore, MaintainedStore, StableStore
 from rafthttp.raft.types import LogWrite
 
 _T = TypeVar("_T")
@@ -24,6 +24,7 @@ _log = logging.getLogger("rafthttp.raft.disk")
 # More than this in one flush only delays the first write of it.
 _ITEMS_AT_ONCE_MAX: Final = 256
 _BYTES_A_FLUSH_MAX: Final = 8 << 20
+_CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class _Write(NamedTuple):
@@ -73,6 +74,10 @@ class _Stores:
         entries = [w for w in entries if w.batches or w.truncate_from or w.reset_to is not None]
         if entries:
             self.log.write(entries)
+
+    def maintain(self) -> None:
+        if isinstance(self.log, MaintainedStore):
+            self.log.maintain()
 
     def close(self) -> None:
         self.log.close()
@@ -159,14 +164,14 @@ class ThreadLane:
     async def close(self) -> None:
         """Finish the queue, close the stores, end the thread.
 
-        A disk that hangs cannot be waited for: after five seconds the (daemon) thread is left
+        A disk that hangs cannot be waited for: after `_CLOSE_TIMEOUT_S` the (daemon) thread is left
         behind, and said so.
         """
         if self._closed is None:
             self._closed = self._loop.create_future()
             self._queue.put(None)
         try:
-            await asyncio.wait_for(asyncio.shield(self._closed), 5.0)
+            await asyncio.wait_for(asyncio.shield(self._closed), _CLOSE_TIMEOUT_S)
         except TimeoutError:
             _log.error("the disk does not answer; its thread is left behind")
 
@@ -192,6 +197,8 @@ class ThreadLane:
                 if not isinstance(item, _Write):
                     item()
             self._flush(writes)
+            if self._queue.empty():
+                self._maintain()
 
     def _flush(self, writes: list[_Write]) -> None:
         if not writes:
@@ -202,6 +209,13 @@ class ThreadLane:
             self._tell(self._on_failed, writes[0].seq, error)
         else:
             self._tell(self._on_durable, writes[-1].seq)
+
+    def _maintain(self) -> None:
+        try:
+            self._stores.maintain()
+        except StorageError:
+            # The store is poisoned: the core hears of it with the next write.
+            _log.exception("maintaining the store failed")
 
     def _end(self) -> None:
         try:

@@ -133,6 +133,20 @@ def test_a_redirect_is_followed_with_path_query_and_headers(on_loop: ServerKind)
     on_loop.run(main)
 
 
+def test_a_redirect_from_behind_a_prefix_leads_below_it_again(on_loop: ServerKind) -> None:
+    """A proxy takes `/app1` off: the member knows, and names, only the rest of its path."""
+
+    async def main() -> None:
+        leader, follower = Member(OK), Member(b"")
+        async with members(leader, follower):
+            follower.script = [redirect(f"http://{leader.address}/raft")]
+            layer = Layer("/app1/raft", "127.0.0.1:9", Handler(), dial_tcp())
+            await layer.join(ServerID("n9"), ServerAddress(follower.address), 5.0)
+        assert leader.heads[0].startswith("POST /app1/raft?id=n9&")
+
+    on_loop.run(main)
+
+
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_go_members_http_location_does_not_end_tls(on_loop: ServerKind, status: int) -> None:
     async def main() -> None:

@@ -27,6 +27,7 @@ class ServeOptions:
     bootstrap: bool
     join: tuple[str, ...]
     path: str
+    root_path: str
     token: str | None
     allow: tuple[Network, ...]
     insecure: bool
@@ -48,6 +49,9 @@ def serve(
         list[str] | None, typer.Option(metavar="URL", help="A member to join through; repeat it.")
     ] = None,
     path: Annotated[str, typer.Option(help="The members' endpoint, the same on all.")] = "/raft",
+    root_path: Annotated[
+        str, typer.Option(metavar="PREFIX", help="What a proxy in front takes off each path.")
+    ] = "",
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File with the shared token.")
     ] = None,
@@ -80,6 +84,7 @@ def serve(
         bootstrap=bootstrap,
         join=tuple(join or ()),
         path=path,
+        root_path=root_path.rstrip("/"),
         token=read_token(token_file),
         allow=tuple(_parse_network(text) for text in allow or ()),
         insecure=insecure,

@@ -60,7 +60,7 @@ async def _serve(options: ServeOptions) -> None:
             data_dir=options.data_dir,
             bootstrap=options.bootstrap,
             join=options.join,
-            path=options.path,
+            path=options.root_path + options.path,  # as the other members ask the proxy for it
             authorize=_authorize(options),
             headers=None if options.token is None else token_headers(options.token),
             timeout=options.timeout,
@@ -89,6 +89,7 @@ async def _serve_node(
         allow=options.allow,
         on_leave=on_leave,
         manage_node=False,
+        path=options.path,
     )
     server = _Server(
         uvicorn.Config(
@@ -99,6 +100,7 @@ async def _serve_node(
             log_config=None,
             access_log=False,
             server_header=False,
+            root_path=options.root_path,
             proxy_headers=False,  # the socket's peer is who is let in, not who a header names
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_GRACE_SECONDS,

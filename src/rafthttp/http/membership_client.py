@@ -213,7 +213,8 @@ class _Change:
                 f"{member} redirected to {where}: {error}", response.status, member
             ) from None
         path = self._target.partition("?")[0]
-        if parts.path != path:
+        # A member that a proxy serves below a prefix may know the rest of its path only.
+        if not (parts.path.startswith("/") and path.endswith(parts.path)):
             raise self._error(
                 f"{member} redirected to {where}, another path than {path}", response.status, member
             )

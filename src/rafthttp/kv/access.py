@@ -6,7 +6,7 @@ Knows ASGI scopes; nothing of what is guarded. The endpoint of the members guard
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +42,12 @@ def error_response(
     return JSONLine(body, status, headers)
 
 
+def route_path(scope: Mapping[str, Any]) -> str:
+    """The path within the application, without the prefix it is served below."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(root) else path
+
+
 class Guard:
     """ASGI middleware: asks for the token, and for an address of the listed networks.
 
@@ -52,7 +58,7 @@ class Guard:
         app: what is guarded.
         token: the shared secret, or None for no token.
         allow: networks; none means all.
-        open_paths: paths that are not guarded here.
+        open_paths: paths within the application that are not guarded here.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+        if scope["type"] == "http" and route_path(scope) not in self._open_paths:
             refusal = self._refusal(scope)
             if refusal is not None:
                 await refusal(scope, receive, send)

@@ -31,7 +31,7 @@ from rafthttp import (
     RemoteApplyError,
     State,
 )
-from rafthttp.kv.access import Guard, JSONLine, Network, error_response
+from rafthttp.kv.access import Guard, JSONLine, Network, error_response, route_path
 from rafthttp.kv.commands import (
     Command,
     CommandError,
@@ -253,6 +253,7 @@ def create_app(
     timeout: float = 5.0,
     on_leave: Callable[[], None] | None = None,
     manage_node: bool = True,
+    path: str | None = None,
 ) -> Starlette:
     """The whole service of one node as one ASGI application: API, status, members' endpoint.
 
@@ -264,15 +265,18 @@ def create_app(
         timeout: see `KVService`.
         on_leave: see `KVService`.
         manage_node: start and stop the node with the application.
+        path: of the members' endpoint within the application, where that is served below a prefix
+            (ASGI's `root_path`); the node's path otherwise.
     """
     service = KVService(node, fsm, timeout=timeout, on_leave=on_leave)
-    guard = Middleware(Guard, token=token, allow=allow, open_paths=("/healthz", node.path))
+    open_paths = ("/healthz", node.path if path is None else path)
+    guard = Middleware(Guard, token=token, allow=allow, open_paths=open_paths)
     app = Starlette(
         routes=service.routes(),
         middleware=[guard],
         lifespan=node.lifespan if manage_node else None,
     )
-    node.mount(app)
+    node.mount(app, path)
     return app
 
 
@@ -283,7 +287,7 @@ class _KeyRoute(BaseRoute):
         self._endpoint = endpoint
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        found = scope["type"] == "http" and _route_path(scope).startswith("/kv/")
+        found = scope["type"] == "http" and route_path(scope).startswith("/kv/")
         return (Match.FULL if found else Match.NONE), {}
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
@@ -294,16 +298,11 @@ class _KeyRoute(BaseRoute):
         await response(scope, receive, send)
 
 
-def _route_path(scope: Mapping[str, Any]) -> str:
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root) else path
-
-
 def _key_of(scope: Mapping[str, Any]) -> str:
     """The key as the client wrote it: servers decode `path` leniently, `raw_path` is exact."""
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
-        return _route_path(scope).removeprefix("/kv/")
+        return route_path(scope).removeprefix("/kv/")
     encoded = raw.partition(b"?")[0].partition(b"/kv/")[2]
     if _BAD_ESCAPE.search(encoded):
         raise _BadRequestError("the key has a % that is not followed by two hexadecimal digits")

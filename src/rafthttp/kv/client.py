@@ -196,7 +196,7 @@ class KVClient:
                 unknown = _outcome_of(error) is Outcome.UNKNOWN
                 tries.failed(f"{url}: {_sentence(error)}", None, unknown=unknown)
             if response is not None:
-                if response.is_success or response.status_code == 404:
+                if response.is_success or _is_no_such_key(response):
                     await self._discover(response, url)
                     return response
                 if response.status_code < 500:
@@ -224,8 +224,8 @@ class KVClient:
             if answered.url.path != "/status":
                 status = await self._http.get(f"{url}/status")
             servers: list[dict[str, str]] = status.json()["servers"] if status.is_success else []
-            scheme = urlsplit(url).scheme
-            found = [f"{scheme}://{server['address']}" for server in servers]
+            known = urlsplit(url)  # a prefix is the same for all, as the endpoint's path is
+            found = [f"{known.scheme}://{server['address']}{known.path}" for server in servers]
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             self._discovered = False  # the answer at hand counts; the next one asks again
             return
@@ -261,6 +261,14 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__
+
+
+def _is_no_such_key(response: httpx.Response) -> bool:
+    """A 404 of the service; a proxy's or another application's says nothing about a key."""
+    try:
+        return response.status_code == 404 and "outcome" in response.json()
+    except (ValueError, TypeError):
+        return False
 
 
 def _error_text(response: httpx.Response) -> str:

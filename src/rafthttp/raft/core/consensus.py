@@ -179,11 +179,13 @@ class Consensus(Status):
         server = self._server
         server.now_ns = now_ns
         outsider = is_outsider(server, candidate, last_index, last_term)
+        # A transfer goes to a voter: whoever else says so does not unseat a live leader.
+        transfer = leadership_transfer and server.members.latest.has_vote(candidate)
         if (
             server.disk.failed
             or term < server.term
             or (outsider and server.members.latest.get(candidate) is None)
-            or (sticks_to_leader(server, candidate) and not leadership_transfer)
+            or (sticks_to_leader(server, candidate) and not transfer)
         ):
             server.reply_vote(rpc, granted=False)
             return

@@ -23,6 +23,7 @@ from rafthttp.raft.core.ready import (
 )
 from rafthttp.raft.errors import ProtocolError
 from rafthttp.raft.runtime.cache import LogCache
+from rafthttp.raft.runtime.plausible import check_numbers
 from rafthttp.raft.transport.protocols import InboundRpc, SnapshotReader
 from rafthttp.raft.types import Configuration, Index, Leader, LogType, ServerAddress, ServerID
 from rafthttp.raft.wire.configuration import decode_configuration
@@ -84,6 +85,13 @@ class Inbound:
         if self._refuses(rpc):
             return
         entries = request.entries
+        check_numbers(
+            self._core,
+            request.term,
+            request.prev_log_index + len(entries.records),
+            request.prev_log_term,
+            request.leader_commit,
+        )
         leader = self._sender(request.header, request.leader)
         self._remember(leader, request.header.address or request.leader)
         configurations: list[tuple[Index, Configuration]] = []
@@ -115,9 +123,14 @@ class Inbound:
         self._wake()
 
     def on_request_vote(self, request: RequestVoteRequest, rpc: InboundRpc) -> None:
-        """Hand a RequestVote to the core."""
+        """Hand a RequestVote to the core.
+
+        Raises:
+            ProtocolError: no correct server sends this.
+        """
         if self._refuses(rpc):
             return
+        check_numbers(self._core, request.term, request.last_log_index, request.last_log_term)
         self._core.on_request_vote(
             self._accept(rpc),
             self._sender(request.header, request.candidate),
@@ -130,9 +143,14 @@ class Inbound:
         self._wake()
 
     def on_request_pre_vote(self, request: RequestPreVoteRequest, rpc: InboundRpc) -> None:
-        """Hand a RequestPreVote to the core."""
+        """Hand a RequestPreVote to the core.
+
+        Raises:
+            ProtocolError: no correct server sends this.
+        """
         if self._refuses(rpc):
             return
+        check_numbers(self._core, request.term, request.last_log_index, request.last_log_term)
         self._core.on_request_pre_vote(
             self._accept(rpc, pre_vote=True),
             self._sender(request.header, ServerAddress("")),
@@ -155,8 +173,13 @@ class Inbound:
     def on_install_snapshot(
         self, request: InstallSnapshotRequest, body: SnapshotReader, rpc: InboundRpc
     ) -> None:
-        """Refuse: this version compacts no log and takes no snapshots; the body is drained."""
+        """Refuse: this version compacts no log and takes no snapshots; the body is drained.
+
+        Raises:
+            ProtocolError: no correct leader sends this.
+        """
         del body
+        check_numbers(self._core, request.term, request.last_log_index, request.last_log_term)
         _log.warning(
             "%s offers a snapshot at index %d; snapshots are not supported yet",
             request.header.id or request.leader,

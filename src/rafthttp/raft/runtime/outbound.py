@@ -17,8 +17,9 @@ from rafthttp.raft.observer import FailedHeartbeatObservation, ResumedHeartbeatO
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.peers import PeerLane
+from rafthttp.raft.runtime.plausible import is_plausible_term
 from rafthttp.raft.transport.protocols import Transport
-from rafthttp.raft.types import Index, Leader, ServerID, State
+from rafthttp.raft.types import Index, Leader, ServerID, State, Term
 from rafthttp.raft.wire.records import (
     AppendEntriesResponse,
     RequestPreVoteRequest,
@@ -145,10 +146,11 @@ class Outbound:
 
     def on_append_response(self, send: Send, response: AppendEntriesResponse) -> None:
         """The answer to an AppendEntries (from a `PeerLane`)."""
+        plausible = self._is_plausible(send.peer, response.term)
         self._core.on_append_entries_response(
             send,
-            response.term,
-            response.success,
+            response.term if plausible else 0,
+            response.success and plausible,
             response.last_log,
             response.no_retry_backoff,
             self._owner.now_ns(),
@@ -160,6 +162,8 @@ class Outbound:
         if heartbeat.peer in self._failing:
             self._failing.discard(heartbeat.peer)
             self._owner.notices.observe(ResumedHeartbeatObservation(heartbeat.peer))
+        if not self._is_plausible(heartbeat.peer, response.term):
+            return
         self._core.on_heartbeat_response(
             heartbeat, response.term, response.success, self._owner.now_ns()
         )
@@ -175,6 +179,13 @@ class Outbound:
         """A replication stream is gone (from a `PeerLane`)."""
         self._core.on_append_entries_failed(peer, epoch, self._owner.now_ns())
         self._owner.wake()
+
+    def _is_plausible(self, peer: ServerID, term: Term) -> bool:
+        """Whether an answer's term can be; what shows another is no answer."""
+        if is_plausible_term(self._core, term):
+            return True
+        _log.warning("%s answers with term %d, which is implausible", peer, term)
+        return False
 
     async def _request_vote(self, vote: VoteRequest) -> None:
         server = self._core.configuration.get(vote.peer)
@@ -209,7 +220,7 @@ class Outbound:
         except TransportError as error:
             _log.debug("no vote from %s: %s", vote.peer, error)
             return
-        if not self._closed:
+        if not self._closed and self._is_plausible(vote.peer, term):
             self._core.on_vote_response(vote, term, granted, self._owner.now_ns())
             self._owner.wake()
 

@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from rafthttp import forwarding
 from rafthttp.forwarding import Forwarder, ForwardFormatError, ForwardRefusedError
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
+from rafthttp.http.asgi import serve
+from rafthttp.http.carriers import CARRIERS
 from rafthttp.http.dial import Dial, dial_tcp
 from rafthttp.http.grammar import parse_address, parse_id, parse_path
 from rafthttp.http.handler import NOTHING_DONE, ForwardRequest, ForwardResponse, Handler
 from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
-from rafthttp.http.messages import OUTCOME_HEADER
+from rafthttp.http.messages import OUTCOME_HEADER, Request, Response, text_response
 from rafthttp.joining import join, join_target, pack_targets, unpack_targets
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
@@ -102,6 +104,7 @@ class Node:
         headers: added to requests to other members, instead of what `token` implies.
         dial: how to reach other members; plain TCP by default.
         scheme: `https` where `dial` speaks TLS.
+        carrier: how other members are dialled: `raw`, `websocket` or `auto`, as for `Layer`.
         config: settings; its `local_id` must be `node_id`.
         timeout: seconds for one handshake, forward or membership call, and the default of `apply`.
 
@@ -127,6 +130,7 @@ class Node:
         headers: HeadersFactory | None = None,
         dial: Dial | None = None,
         scheme: str = "http",
+        carrier: str = "auto",
         config: Config | None = None,
         timeout: float = 10.0,
     ) -> None:
@@ -157,6 +161,9 @@ class Node:
             self._headers = headers or token_headers(token)
         self._dial = dial or dial_tcp()
         self._scheme = scheme
+        if carrier not in CARRIERS:
+            raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
+        self._carrier = carrier
         self._leader_changed = asyncio.Event()
         self._joining = False
         self._handler: Handler | None = None
@@ -201,7 +208,9 @@ class Node:
             yield
 
     def mount(self, app: Starlette, path: str | None = None) -> None:
-        """Put the endpoint on a Starlette or FastAPI application, as an exact route.
+        """Put the endpoint on a Starlette or FastAPI application, as exact routes.
+
+        One is for HTTP, one for WebSockets.
 
         A `Mount` would answer the path itself with a redirect to a trailing slash, which the
         streams of other members do not follow. An application that is mounted below a prefix gives
@@ -213,28 +222,14 @@ class Node:
         path = self.path if path is None else path
         if not self.path.endswith(path) or not path.startswith("/"):
             raise ConfigError(f"cannot mount at {path!r}: the node's path is {self.path!r}")
-        app.router.routes.append(Route(path, endpoint=_Endpoint(self)))
+        endpoint = _Endpoint(self)
+        app.router.routes.append(Route(path, endpoint=endpoint))
+        app.router.routes.append(WebSocketRoute(path, endpoint=endpoint))
 
     async def asgi(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """The endpoint as an ASGI application; 503 while the node does not run."""
-        if self._handler is not None:
-            await self._handler(scope, receive, send)
-            return
-        headers = [(name.lower().encode(), value.encode()) for name, value in NOTHING_DONE]
-        headers.append((b"content-type", b"text/plain"))
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": b"the node is not running\n"})
-
-    @property
-    def handler(self) -> Handler:
-        """The endpoint, for a `Listener` or a server without ASGI.
-
-        Raises:
-            ShutdownError: the node does not run.
-        """
-        if self._handler is None:
-            raise ShutdownError("the node is not running")
-        return self._handler
+        handle = _not_running if self._handler is None else self._handler.handle
+        await serve(handle, scope, receive, send)
 
     @property
     def raft(self) -> Raft:
@@ -246,6 +241,11 @@ class Node:
         if self._raft is None:
             raise ShutdownError("the node is not running")
         return self._raft
+
+    @property
+    def handler(self) -> Handler | None:
+        """The endpoint, for adapters to web servers; None while the node does not run."""
+        return self._handler
 
     @property
     def leader(self) -> Leader | None:
@@ -330,6 +330,7 @@ class Node:
                 self.address,
                 handler,
                 self._dial,
+                self._carrier,
                 headers=self._headers,
                 scheme=self._scheme,
             )
@@ -480,6 +481,10 @@ class _Endpoint:
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         await self._node.asgi(scope, receive, send)
+
+
+async def _not_running(_: Request) -> Response:
+    return text_response(503, "the node is not running", NOTHING_DONE)
 
 
 async def _finish(task: asyncio.Task[None]) -> None:

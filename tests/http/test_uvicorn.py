@@ -355,7 +355,7 @@ def test_the_applications_own_websockets_go_on_working(
     uvicorn_kind.run(main)
 
 
-def test_a_websocket_to_the_endpoint_is_refused(uvicorn_kind: ServerKind) -> None:
+def test_a_websocket_that_offers_another_subprotocol_is_refused(uvicorn_kind: ServerKind) -> None:
     async def main() -> None:
         async with (
             served(uvicorn_kind, Handler(), ws="auto") as (port, _),
@@ -365,6 +365,8 @@ def test_a_websocket_to_the_endpoint_is_refused(uvicorn_kind: ServerKind) -> Non
                 b"GET /raft HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             )
-            assert (await raw.head()).startswith(b"HTTP/1.1 403 ")
+            status, _, body = await raw.response()
+            assert status == 400
+            assert body == b"this endpoint speaks the WebSocket subprotocol raft\n"
 
     uvicorn_kind.run(main)

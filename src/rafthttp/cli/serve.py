@@ -32,6 +32,7 @@ class ServeOptions:
     allow: tuple[Network, ...]
     insecure: bool
     timeout: float
+    carrier: str
     stop_with_stdin: bool
 
 
@@ -62,6 +63,9 @@ def serve(
         bool, typer.Option("--insecure", help="Let everybody in who can connect.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for a handshake, join or leave.")] = 10.0,
+    carrier: Annotated[
+        str, typer.Option(help="How to dial other nodes: raw, websocket, or auto (raw first).")
+    ] = "auto",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
     stop_with_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
@@ -75,6 +79,8 @@ def serve(
         raise CommandFailedError("--bootstrap begins a cluster, --join enters one: give only one")
     if not timeout > 0:
         raise CommandFailedError(f"--timeout is {timeout:g}; it must be above 0")
+    if carrier not in ("auto", "raw", "websocket"):
+        raise CommandFailedError(f"--carrier is {carrier!r}; it must be auto, raw or websocket")
     host, port = _parse_address(listen, "--listen")
     options = ServeOptions(
         node_id=node_id,
@@ -89,6 +95,7 @@ def serve(
         allow=tuple(_parse_network(text) for text in allow or ()),
         insecure=insecure,
         timeout=timeout,
+        carrier=carrier,
         stop_with_stdin=stop_with_stdin,
     )
     guarded = options.token is not None or options.allow or options.insecure

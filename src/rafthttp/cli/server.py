@@ -64,6 +64,7 @@ async def _serve(options: ServeOptions) -> None:
             authorize=_authorize(options),
             headers=None if options.token is None else token_headers(options.token),
             timeout=options.timeout,
+            carrier=options.carrier,
         )
         async with node:
             _check_has_a_cluster(node, options)

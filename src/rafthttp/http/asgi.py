@@ -1,7 +1,7 @@
 """An endpoint's ASGI side: scopes and messages into `Request` and back.
 
 Knows ASGI and no particular server. A server that can hand over its socket puts a `Connection` into
-`scope["extensions"]` (see `uvicorn.py`); the others can carry everything but raw streams.
+`scope["extensions"]` (see `uvicorn.py`); the others carry streams over WebSocket.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol, TypeAlias, cast
 from urllib.parse import quote
 
+from rafthttp.http.asgi_websocket import AsgiStream
 from rafthttp.http.messages import (
     Headers,
     PeerCertificate,
@@ -19,6 +20,7 @@ from rafthttp.http.messages import (
 )
 from rafthttp.http.stream import TransportStream
 from rafthttp.raft.errors import RequestRefusedError
+from rafthttp.raft.transport.protocols import Stream
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,13 +50,13 @@ class Connection(Protocol):
 
 
 async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one ASGI connection of the type `http`; a WebSocket is refused.
+    """Serve one ASGI connection of the type `http` or `websocket`.
 
     Raises:
         RuntimeError: any other type (a server takes that as "no lifespan here").
     """
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+        await _serve_websocket(handle, scope, receive, send)
         return
     if scope["type"] != "http":
         raise RuntimeError(f"an endpoint does not serve {scope['type']!r}")
@@ -77,8 +79,53 @@ async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> N
     await send({"type": "http.response.body", "body": response.body})
 
 
+async def _serve_websocket(handle: Handle, scope: Scope, receive: Receive, send: Send) -> None:
+    if (await receive())["type"] != "websocket.connect":
+        return  # gone already
+    stream: AsgiStream | None = None
+
+    def accept(cluster_id: str | None) -> Stream:
+        nonlocal stream
+        peer = "unknown" if request.client is None else _joined(request.client)
+        stream = AsgiStream(peer, receive, send, cluster_id)
+        return stream
+
+    request = _request(scope, receive)
+    request.accept_websocket = accept
+    request.subprotocols = tuple(scope.get("subprotocols") or ())
+    try:
+        response = await handle(request)
+    except BaseException:
+        if stream is not None:
+            stream.lost()
+        raise
+    if response is not None:
+        await refuse_websocket(scope, send, response)
+    elif stream is not None:
+        await stream.run()
+
+
+async def refuse_websocket(scope: Scope, send: Send, response: Response) -> None:
+    """Refuse before the accept: with the response where the server can, else with its sentence.
+
+    A server that cannot (no `websocket.http.response` extension) answers 403.
+    """
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        headers = [(name.lower().encode(), value.encode()) for name, value in response.headers]
+        headers.append((b"content-length", str(len(response.body)).encode("ascii")))
+        start = {"status": response.status, "headers": headers}
+        await send({"type": "websocket.http.response.start", **start})
+        await send({"type": "websocket.http.response.body", "body": response.body})
+        return
+    # RFC 6455 §7.4: 1013 is "try again later", 1008 "policy violation"; a reason has 123 bytes.
+    code = 1013 if response.status == 503 else 1008
+    reason = response.body[:123].decode("utf-8", "ignore").strip()
+    await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
 def _request(scope: Scope, receive: Receive) -> Request:
     extensions: dict[str, Any] = scope.get("extensions") or {}
+    scheme: str = scope.get("scheme") or "http"
     connection = cast("Connection | None", extensions.get(EXTENSION))
     client: Any = scope.get("client")
     raw_path: bytes | None = scope.get("raw_path")
@@ -88,17 +135,22 @@ def _request(scope: Scope, receive: Receive) -> Request:
         return await _read_body(receive, size_bytes_max)
 
     return Request(
-        method=scope["method"],
-        scheme=scope.get("scheme", "http"),
+        method=scope.get("method", "GET"),  # a WebSocket has none
+        scheme={"ws": "http", "wss": "https"}.get(scheme, scheme),
         path=path.partition("?")[0],
         query=scope["query_string"].decode("latin-1"),
-        http_version=scope["http_version"],
+        http_version=scope.get("http_version", "1.1"),
         headers=Headers(cast("list[tuple[bytes, bytes]]", scope["headers"])),
         client=connection.client if connection is not None else _socket_address(client),
         certificate=None if connection is None else connection.certificate,
         read_body=read_body,
         take=None if connection is None else connection.take,
     )
+
+
+def _joined(address: SocketAddress) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _socket_address(client: Any) -> SocketAddress | None:

@@ -26,7 +26,8 @@ from rafthttp.http.access import (
     Refusal,
     allow_loopback,
 )
-from rafthttp.http.handshake import check_upgrade, printable, switching_protocols
+from rafthttp.http.carriers import Open, how_to_open
+from rafthttp.http.handshake import printable
 from rafthttp.http.mailbox import Mailbox, MailboxClosedError
 from rafthttp.http.membership import ChangeKind, ChangeRequest, refusal_of
 from rafthttp.http.messages import (
@@ -38,7 +39,7 @@ from rafthttp.http.messages import (
     Response,
     text_response,
 )
-from rafthttp.http.stream import TransportStream
+from rafthttp.http.websocket import PING_SECONDS
 from rafthttp.raft.errors import (
     ConfigError,
     PeerUnreachableError,
@@ -46,6 +47,7 @@ from rafthttp.raft.errors import (
     RequestRefusedError,
     ShutdownError,
 )
+from rafthttp.raft.transport.protocols import Stream
 
 __all__ = ["ForwardRequest", "ForwardResponse", "Handler"]
 
@@ -94,6 +96,7 @@ class _Upgrade:
     """An upgrade that waits for `accept`; `outcome` is done once the 101 is out, or refused."""
 
     request: Request
+    open: Open
     outcome: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -113,6 +116,8 @@ class Handler:
             with a few streams from each other.
         forwards_max: forwarded calls at a time; more get 503.
         forward_size_bytes_max: of a forwarded body; more gets 413.
+        ping_seconds: how long an accepted WebSocket stream may send nothing before it sends a ping;
+            a web server that frames WebSockets itself has its own setting.
 
     Attributes:
         forward: may be set later.
@@ -133,9 +138,13 @@ class Handler:
         upgrades_max: int = 256,
         forwards_max: int = 1024,
         forward_size_bytes_max: int = FORWARD_SIZE_BYTES_MAX,
+        ping_seconds: float = PING_SECONDS,
     ) -> None:
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be more than 0")
+        if not ping_seconds > 0:
+            raise ConfigError(f"ping_seconds is {ping_seconds}; it must be more than 0")
+        self._ping_seconds = ping_seconds
         self.timeout = timeout
         self.forward = forward
         self._cluster_id: str | None = None
@@ -179,7 +188,7 @@ class Handler:
             if not request.done:
                 yield request
 
-    async def accept(self) -> TransportStream:
+    async def accept(self) -> Stream:
         """The next inbound stream; its 101 is sent by this call.
 
         Raises:
@@ -192,10 +201,8 @@ class Handler:
                 raise PeerUnreachableError("the handler is closed") from None
             if upgrade.outcome.done():
                 continue  # it gave up waiting
-            take = upgrade.request.take
-            assert take is not None, "checked before it was put"
             try:
-                stream = take(switching_protocols(self._cluster_id))
+                stream = upgrade.open(self._cluster_id)
             except ConnectionError as error:
                 upgrade.outcome.set_exception(error)
                 continue
@@ -285,15 +292,7 @@ class Handler:
         return verdict
 
     async def _upgrade(self, request: Request) -> None:
-        check_upgrade(request)
-        if request.take is None:
-            # RFC 9110 §15.5.22: a 426 names what the endpoint speaks.
-            raise RequestRefusedError(
-                426,
-                "this web server cannot hand over its socket, which Upgrade: raft needs",
-                headers=(("Upgrade", "raft"), ("Connection", "Upgrade")),
-            )
-        upgrade = _Upgrade(request)
+        upgrade = _Upgrade(request, how_to_open(request, self._ping_seconds))
         if not self._upgrades.put(upgrade):
             raise self._busy("too many upgrades are waiting")
         try:

@@ -77,8 +77,11 @@ class ClientHandshake:
 
     Attributes:
         leftover: bytes that came behind the 101; the stream's first.
-        response_headers: of the 101.
+        response_headers: of the 101, or of the refusal.
+        protocol: the token of the `Upgrade` header.
     """
+
+    protocol = RAFT_PROTOCOL
 
     def __init__(self, host: str, path: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.leftover = b""
@@ -93,7 +96,7 @@ class ClientHandshake:
             headers=[
                 ("Host", host),
                 ("User-Agent", USER_AGENT),
-                ("Upgrade", RAFT_PROTOCOL),
+                ("Upgrade", self.protocol),
                 ("Connection", "Upgrade"),
                 *headers,
             ],
@@ -146,11 +149,14 @@ class ClientHandshake:
 
     def _established(self, event: h11.InformationalResponse) -> bool:
         headers = Headers(list(event.headers))
-        if headers.tokens("Upgrade") != (RAFT_PROTOCOL,):
-            raise HandshakeError("the 101 does not say Upgrade: raft", status=101)
+        self._check_established(headers)
         self.response_headers = headers
         self.leftover = self._connection.trailing_data[0]
         return True
+
+    def _check_established(self, headers: Headers) -> None:
+        if headers.tokens("Upgrade") != (self.protocol,):
+            raise HandshakeError(f"the 101 does not say Upgrade: {self.protocol}", status=101)
 
     def _refusal(self) -> HandshakeError:
         status = self._status
@@ -165,6 +171,7 @@ class ClientHandshake:
         return HandshakeError(
             f"expected 101, the peer answered {status}{hint}{': ' if text else ''}{text}",
             status=status,
+            upgrade=self.response_headers.tokens("Upgrade"),
         )
 
 

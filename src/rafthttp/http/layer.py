@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
+from contextlib import suppress
 
 from rafthttp.http.access import HeadersFactory
+from rafthttp.http.carriers import CARRIERS, CarrierMemory
 from rafthttp.http.dial import Dial
 from rafthttp.http.forward import ForwardClient
 from rafthttp.http.grammar import is_header, parse_address, parse_path
@@ -20,12 +21,11 @@ from rafthttp.http.membership import ChangeKind
 from rafthttp.http.membership_client import change_membership
 from rafthttp.http.messages import CLUSTER_ID_HEADER, ForwardResponse
 from rafthttp.http.stream import TransportStream
+from rafthttp.http.websocket import PING_SECONDS, WEBSOCKET, WebSocketHandshake
+from rafthttp.http.websocket_stream import WebSocketStream
 from rafthttp.raft.errors import ConfigError, HandshakeError, PeerUnreachableError
 from rafthttp.raft.transport.protocols import Stream
 from rafthttp.raft.types import ServerAddress, ServerID
-
-CARRIERS: Final = ("auto", "raw")
-"""`auto` is `raw` as long as there is no other."""
 
 
 class Layer:
@@ -37,9 +37,12 @@ class Layer:
             cluster's configuration.
         handler: accepts the inbound streams.
         dial: opens connections (`dial_tcp()`, `dial_tls(context)`).
-        carrier: `auto` or `raw`.
+        carrier: how to dial: `raw` (what Go peers speak), `websocket`, or `auto`: raw first, and
+            WebSocket where the answer is a 426 that names it, which is remembered per address.
+            Both are accepted whatever it says.
         headers: adds headers to every handshake, join, leave and forwarded call.
         scheme: `https` where `dial` speaks TLS.
+        ping_seconds: how long a dialled WebSocket stream may send nothing before it sends a ping.
 
     Raises:
         ConfigError: an argument is against its grammar.
@@ -54,16 +57,23 @@ class Layer:
         carrier: str = "auto",
         headers: HeadersFactory | None = None,
         scheme: str = "http",
+        *,
+        ping_seconds: float = PING_SECONDS,
     ) -> None:
         if carrier not in CARRIERS:
             raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
         if scheme not in ("http", "https"):
             raise ConfigError(f"scheme is {scheme!r}; it must be http or https")
+        if not ping_seconds > 0:
+            raise ConfigError(f"ping_seconds is {ping_seconds}; it must be more than 0")
         try:
             self._address = parse_address(local_address)
         except ValueError as error:
             raise ConfigError(f"local_address {local_address!r}: {error}") from None
         self._path = parse_path(path)
+        self._carrier = carrier
+        self._ping_seconds = ping_seconds
+        self._over_websocket = CarrierMemory()
         self._handler = handler
         self._dial = dial
         self._headers = headers
@@ -104,22 +114,46 @@ class Layer:
             raise PeerUnreachableError("the layer is closed")
         if not timeout > 0:
             raise PeerUnreachableError(f"no time left to dial {address} ({timeout:g} s)")
-        stream: TransportStream | None = None
         try:
             async with asyncio.timeout(timeout):
-                headers = await self._request_headers()
-                stream = await self._dial(address, timeout)
-                await self._shake_hands(stream, address, headers)
+                if self._carrier == "auto":
+                    return await self._dial_either(address, timeout)
+                return await self._dial_over(self._carrier, address, timeout)
         except TimeoutError as error:
-            _abort(stream)
             raise PeerUnreachableError(f"{address} did not answer within {timeout:g} s") from error
         except (HandshakeError, OSError) as error:
-            _abort(stream)
             raise PeerUnreachableError(f"no stream to {address}: {error}") from error
-        except BaseException:
-            _abort(stream)
-            raise
+
+    async def _dial_either(self, address: ServerAddress, timeout: float) -> Stream:
+        memory = self._over_websocket
+        if address in memory:
+            memory.forget(address)  # also if it cannot be reached: another server may come up there
+            with suppress(HandshakeError):
+                stream = await self._dial_over("websocket", address, timeout)
+                memory.remember(address)
+                return stream
+        try:
+            return await self._dial_over("raw", address, timeout)
+        except HandshakeError as refusal:
+            if not (refusal.status == 426 and WEBSOCKET in refusal.upgrade):
+                raise
+        stream = await self._dial_over("websocket", address, timeout)
+        memory.remember(address)
         return stream
+
+    async def _dial_over(self, carrier: str, address: ServerAddress, timeout: float) -> Stream:
+        """Dial with one carrier; no socket is left open where none came of it."""
+        headers = (await self._request_headers()).items()
+        stream = await self._dial(address, timeout)
+        try:
+            if carrier == "raw":
+                await self._shake_hands(stream, ClientHandshake(address, self._path, headers))
+                return stream
+            await self._shake_hands(stream, WebSocketHandshake(address, self._path, headers))
+            return WebSocketStream(stream, is_client=True, ping_seconds=self._ping_seconds)
+        except BaseException:
+            stream.abort()
+            raise
 
     async def close(self) -> None:
         """Close the handler too: `accept` raises, `requests()` ends. Idempotent."""
@@ -190,10 +224,7 @@ class Layer:
             headers[CLUSTER_ID_HEADER] = self.cluster_id
         return headers
 
-    async def _shake_hands(
-        self, stream: TransportStream, address: ServerAddress, headers: Mapping[str, str]
-    ) -> None:
-        handshake = ClientHandshake(address, self._path, headers.items())
+    async def _shake_hands(self, stream: TransportStream, handshake: ClientHandshake) -> None:
         receiver = _HandshakeReceiver(handshake, is_tls=stream.is_tls)
         stream.start(receiver)
         stream.write(handshake.request())
@@ -205,11 +236,6 @@ class Layer:
                 f"it belongs to the cluster {printable(theirs)}, this server to {self.cluster_id}",
                 status=101,
             )
-
-
-def _abort(stream: TransportStream | None) -> None:
-    if stream is not None:
-        stream.abort()
 
 
 class _HandshakeReceiver:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from rafthttp.http.stream import TransportStream
+from rafthttp.raft.transport.protocols import Stream
 
 CLUSTER_ID_HEADER: Final = "Raft-Cluster-Id"
 """Names the cluster the sender belongs to; absent when it does not know yet, and from Go."""
@@ -86,6 +87,9 @@ class Request:
         take: hands over the connection: writes the given bytes (the 101), ends the server's own
             interest, and returns the stream, which begins with what came behind the request.
             ConnectionError if the client is gone. None where the server cannot.
+        accept_websocket: accepts a WebSocket that the server itself frames, telling the peer the
+            cluster id, where known; None for everything else.
+        subprotocols: what the client of such a WebSocket offers; some servers take the header away.
     """
 
     method: str
@@ -98,6 +102,8 @@ class Request:
     certificate: PeerCertificate | None
     read_body: Callable[[int], Awaitable[bytes]]
     take: Callable[[bytes], TransportStream] | None
+    accept_websocket: Callable[[str | None], Stream] | None = None
+    subprotocols: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

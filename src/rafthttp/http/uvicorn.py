@@ -19,6 +19,7 @@ from rafthttp.http.asgi import EXTENSION
 from rafthttp.http.handshake import RAFT_PROTOCOL
 from rafthttp.http.messages import PeerCertificate, SocketAddress
 from rafthttp.http.stream import TransportStream, peer_certificate, socket_peer
+from rafthttp.http.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -161,12 +162,14 @@ class _Takeover(_Base):
     def _asks_for_raft(self) -> bool:
         if self.scope["method"] != "GET":
             return False
-        wanted = RAFT_PROTOCOL.encode("ascii")
+        wanted = {RAFT_PROTOCOL.encode("ascii")}
+        if self.ws_protocol_class is None:  # otherwise uvicorn frames WebSockets itself
+            wanted.add(WEBSOCKET.encode("ascii"))
         found = False
         for name, value in self.headers:
             if name == b"upgrade":
                 tokens = value.lower().split(b",")
-                found = found or wanted in (token.strip() for token in tokens)
+                found = found or not wanted.isdisjoint(token.strip() for token in tokens)
             elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
                 return False  # what follows is a body, and the answer a refusal
         return found

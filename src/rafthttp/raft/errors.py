@@ -196,11 +196,15 @@ class HandshakeError(HttpError):
 
     Attributes:
         status: HTTP status of the answer, or None when there was none.
+        upgrade: what the answer's `Upgrade` header offers instead, in lower case.
     """
 
-    def __init__(self, text: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, text: str, *, status: int | None = None, upgrade: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(text)
         self.status = status
+        self.upgrade = upgrade
 
 
 class RequestRefusedError(HttpError):

@@ -207,7 +207,7 @@ class _Takeover(_Base):
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete:
             self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
                 b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
                 b"the request head is too long\n"
             )

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from rafthttp.raft.errors import StorageError
-from rafthttp.raft.storage import reserve
+from rafthttp.raft.storage import log_table, reserve
 from rafthttp.raft.storage.reserve import RESERVE_FILE, RESERVE_SIZE_BYTES, Reserve
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.types import LogBatch, LogWrite, ServerID
@@ -88,6 +88,10 @@ def check(store: SqliteStore) -> None:
 def holds(store: SqliteStore) -> bool:
     path = store._path.with_name(RESERVE_FILE)
     return path.exists() and path.stat().st_blocks * 512 >= RESERVE_SIZE_BYTES
+
+
+def due(store: SqliteStore) -> bool:
+    return store._wal.due
 
 
 def filled(disk: Path) -> SqliteStore:
@@ -222,6 +226,58 @@ def test_a_disk_that_is_too_small_takes_no_entries(disk: Path) -> None:
     store.close()
 
 
+def test_a_store_that_was_closed_opens_on_a_disk_without_a_byte(disk: Path) -> None:
+    """Its wal is gone: even the commit at open needs the reserve."""
+    SqliteStore.open(disk / "data", N1).close()
+    fill(disk / "filler")
+    store = SqliteStore.open(disk / "data", N1)
+    assert not holds(store)
+    store.close()
+
+
+def test_a_checkpoint_that_finds_the_disk_full_is_put_off(disk: Path) -> None:
+    """Nothing is in doubt then, and a vote may still find its place in the wal."""
+    store = SqliteStore.open(disk / "data", N1)
+    append_until(store, 10 << 20)
+    store._checkpoint()
+    while not due(store):
+        append(store)
+    size = (disk / "data" / "raft.db").stat().st_size
+    fill(disk / "filler")
+    store.maintain()
+    store.set({b"vote": b"n2"})
+    store.maintain()
+    assert due(store)
+    (disk / "filler").unlink()
+    store.maintain()
+    assert not due(store)
+    assert (disk / "data" / "raft.db").stat().st_size > size
+    append(store)
+    check(store)
+    store.close()
+
+
+def test_a_long_compaction_does_with_the_reserve(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes more to the wal than the reserve holds, and the wal does not grow by it."""
+    monkeypatch.setattr(log_table, "_PREFIX_ROWS", 16)
+    store = SqliteStore.open(disk / "data", N1)
+    for first in range(1, 30_000, 500):
+        batches = tuple(LogBatch(i, i, [b"x" * 600]) for i in range(first, first + 500))
+        store.write([LogWrite({}, batches=batches)])
+    fill(disk / "filler")
+    written = before = 0
+    for last in range(500, 29_501, 500):
+        store.delete_prefix(last)
+        written += max(store._wal._size_bytes - before, 0)
+        before = store._wal._size_bytes
+    assert written > RESERVE_SIZE_BYTES * 3 // 2
+    assert store.first_index() == 29_501
+    assert store.get_records(29_501, 30_000, 1 << 30) == [b"x" * 600] * 500
+    store.close()
+
+
 # -- the file, where there is space
 
 
@@ -274,13 +330,3 @@ def test_a_reserve_that_cannot_be_made_is_told_with_the_first_entry(tmp_path: Pa
     with pytest.raises(StorageError, match="takes no more entries: Is a directory"):
         append(store)
     store.close()
-
-
-def test_the_lock_needs_no_new_block(disk: Path) -> None:
-    """Else a full disk would refuse before the reserve can be given up."""
-    opens: list[Callable[[], SqliteStore]] = [lambda: SqliteStore.open(disk / "data", N1)] * 2
-    for opened in opens:
-        opened().close()
-        fill(disk / "filler")
-    text = (disk / "data" / "lock").read_text()
-    assert text == f"{os.getpid()}\n"

@@ -49,8 +49,6 @@ class MarkFile:
     def read(self) -> Mark | None:
         """The mark, or None where there is none that can be trusted."""
         data = os.pread(self._descriptor, _SIZE_BYTES, 0)
-        if len(data) != _SIZE_BYTES:
-            return None
         mark = data[: _MARK.size]
         if data[_MARK.size :] != _CRC.pack(crc32(mark)):
             return None

@@ -203,8 +203,7 @@ class SqliteStore:
         with self._mutex:
             last = min(last, self._last)
             while self._first <= last:
-                if self._wal.full:
-                    self._checkpoint(spend=True)
+                self._make_way()
                 self._spending(lambda: self._delete_piece(last))
 
     def maintain(self) -> None:
@@ -301,43 +300,23 @@ class SqliteStore:
 
         While the reserve is spent, they may only have what is free inside the database.
         """
-        reason = "its disk is full"
-        if not self._wal.full:
-            try:
-                self._reserve.hold()
-            except OSError as error:
-                free_bytes = self._number("freelist_count") * self._number("page_size")
-                if free_bytes >= RESERVE_SIZE_BYTES:
-                    return
-                reason = str(error.strerror)
-            else:
-                return
-        raise StorageError(
-            f"data directory {self._path.parent} takes no more entries: {reason}"
-            f" ({2 * RESERVE_SIZE_BYTES >> 20} MiB must be free)"
-        )
-
-    def _checkpoint(self, *, spend: bool = False) -> None:
-        """Do one. On a full disk the wal keeps what it holds, and `_check_room` sees to the rest.
-
-        Only for compaction the reserve is spent: whoever else waits, waits for that.
-        """
         try:
-            if spend:
-                self._spending(self._move_wal)
-            else:
-                self._move_wal()
-        except StorageError as error:
-            if not is_full(error.__cause__):
-                raise
-            self._poison = None
+            self._reserve.hold()
+        except OSError as error:
+            if self._number("freelist_count") * self._number("page_size") < RESERVE_SIZE_BYTES:
+                raise StorageError(
+                    f"data directory {self._path.parent} takes no more entries: {error.strerror}"
+                    f" ({2 * RESERVE_SIZE_BYTES >> 20} MiB must be free)"
+                ) from error
 
-    def _move_wal(self) -> None:
+    def _checkpoint(self) -> None:
+        """Do one. Where the disk is full, the wal goes on holding what it holds."""
         try:
             self._wal.checkpoint()
         except sqlite3.Error as error:
-            self._poison = str(error)
-            raise failure(self._path, "checkpoint", error) from error
+            if not is_full(error):
+                self._poison = str(error)
+                raise failure(self._path, "checkpoint", error) from error
 
     def _put_state(self, state: dict[bytes, bytes]) -> None:
         """Write the state row, as the next generation."""

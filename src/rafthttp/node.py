@@ -248,11 +248,6 @@ class Node:
         return self._handler
 
     @property
-    def handler(self) -> Handler | None:
-        """The endpoint, for adapters to web servers; None while the node does not run."""
-        return self._handler
-
-    @property
     def leader(self) -> Leader | None:
         """Who leads, as far as this node knows; None also while it does not run."""
         return None if self._raft is None else self._raft.leader_with_id()

@@ -146,7 +146,11 @@ async def measure_picows(load: Load, seconds: float) -> None:
             if frame.msg_type == binary:
                 load.received(frame.get_payload_as_bytes())
 
-    server = await picows.ws_create_server(lambda request: Echo(), "127.0.0.1", 0)
+    def accept(request: Any) -> Echo:
+        del request
+        return Echo()
+
+    server = await picows.ws_create_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     transport, _ = await picows.ws_connect(Client, f"ws://127.0.0.1:{port}/")
     load.send = lambda data: transport.send(binary, data)

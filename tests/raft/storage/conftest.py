@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rafthttp.raft.storage import reserve
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.types import Index, LogWrite, ServerID
@@ -35,6 +36,13 @@ class ReopenedStore(FaultyStore):
     def _again(self) -> None:
         self.inner.close()
         self.inner = self._reopen()
+
+
+@pytest.fixture(autouse=True)
+def small_reserve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of stores are made here: 16 MiB each would be gigabytes."""
+    if request.path.stem != "test_reserve":
+        monkeypatch.setattr(reserve, "RESERVE_SIZE_BYTES", 64 << 10)
 
 
 @pytest.fixture(params=["memory", "sqlite", "reopened", "faulty"])

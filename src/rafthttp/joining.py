@@ -33,8 +33,12 @@ async def join(
     targets: Sequence[str],
     timeout: float,
     on_error: Callable[[str], None],
+    on_released: Callable[[], None] | None = None,
 ) -> None:
     """Ask the targets until this server is a member.
+
+    With `on_released`, for a server without state, first until none of them counts on votes and
+    acknowledgements it may have forgotten; then `on_released` is called (S62).
 
     A refusal is no end: what is refused now (a wrong token, an address that does not answer) may be
     put right. `on_error` is told of each failure.
@@ -43,6 +47,10 @@ async def join(
     pause, last = _JOIN_PAUSES
     while True:
         try:
+            if on_released is not None:
+                await layer.release(server_id, targets, timeout)
+                on_released()
+                on_released = None
             await layer.join(server_id, targets, timeout)
         except (MembershipError, TransportError) as error:
             on_error(f"cannot join: {error}")

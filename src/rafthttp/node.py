@@ -335,6 +335,10 @@ class Node:
                 scheme=self._scheme,
             )
             transport = NetworkTransport(layer, timeout=self.timeout)
+            targets = self._join or unpack_targets(store.get(PENDING_JOIN))
+            # Without state it may be a voter that lost its disk; it takes no part until the
+            # cluster does not count on it.
+            is_new = bool(targets) and not has_existing_state(store, store, None)
             until_owned.push_async_callback(transport.close)
             raft = await Raft.start(
                 self.config,
@@ -344,6 +348,7 @@ class Node:
                 None,
                 transport,
                 forward_read=self._forward_read,
+                takes_part=not is_new,
             )
             until_owned.pop_all()
         self._raft, self._layer, self._handler = raft, layer, handler
@@ -356,10 +361,9 @@ class Node:
         stack.push_async_callback(raft.shutdown)
         stack.push_async_callback(self._forwarder.close)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_leader(raft)))
-        targets = self._join or unpack_targets(store.get(PENDING_JOIN))
         if targets:
             self._joining = True
-            work = self._join_in_background(targets)
+            work = self._join_in_background(targets, raft.take_part if is_new else None)
             stack.push_async_callback(_cancel, asyncio.create_task(work))
 
     async def _open_store(self) -> MemoryStore | SqliteStore:
@@ -376,10 +380,12 @@ class Node:
             self._leader_changed.set()
             self._leader_changed = asyncio.Event()
 
-    async def _join_in_background(self, targets: Sequence[str]) -> None:
+    async def _join_in_background(
+        self, targets: Sequence[str], on_released: Callable[[], None] | None
+    ) -> None:
         """Ask to be added until it is done; a join that a crash cut short is taken up again."""
         await self._set({PENDING_JOIN: pack_targets(targets)})
-        await join(self._layer, self.id, targets, self.timeout, self._on_join_error)
+        await join(self._layer, self.id, targets, self.timeout, self._on_join_error, on_released)
         self._joining, self.join_error = False, None
         _log.info("%s: a member of cluster %s", self.id, self._layer.cluster_id)
         values: dict[bytes, bytes | None] = {PENDING_JOIN: None}

@@ -115,6 +115,10 @@ class ModelRaft:
         assert timeout > 0
         await self._called("wait_caught_up", server_id)
 
+    async def verify_leader(self, *, timeout: float | None = None) -> None:
+        assert timeout is None or timeout > 0
+        await self._called("verify_leader")
+
     async def identify(self, address: ServerAddress, *, timeout: float) -> ServerID:
         assert timeout > 0
         await self._called("identify", address)

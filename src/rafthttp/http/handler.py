@@ -248,6 +248,8 @@ class Handler:
 
     async def _dispatch(self, request: Request) -> Response | None:
         purpose = self._purpose(request.method)
+        if purpose is Purpose.LEAVE and "address" in _query_fields(request.query):
+            purpose = Purpose.JOIN  # a release: the first half of a join, checked by dialling back
         principal = await self._admit(purpose, request)
         if self.closed:
             raise self._closed_refusal()
@@ -306,12 +308,14 @@ class Handler:
             self._upgrades.discard(upgrade)
 
     async def _change(self, purpose: Purpose, request: Request, fields: dict[str, str]) -> Response:
-        kind = ChangeKind.JOIN if purpose is Purpose.JOIN else ChangeKind.LEAVE
+        kind = ChangeKind.LEAVE
+        if purpose is Purpose.JOIN:
+            kind = ChangeKind.JOIN if request.method == "POST" else ChangeKind.RELEASE
         try:
             server_id = grammar.parse_id(fields.get("id", ""))
             address = (
                 grammar.parse_address(fields.get("address", ""))
-                if kind is ChangeKind.JOIN
+                if kind is not ChangeKind.LEAVE
                 else None
             )
         except ValueError as error:

@@ -180,6 +180,15 @@ class Layer:
         """Ask members to remove a server. As `join`."""
         return await self._change(ChangeKind.LEAVE, server_id, members, timeout)
 
+    async def release(
+        self, server_id: ServerID, members: str | Sequence[str], timeout: float
+    ) -> str | None:
+        """Have it made sure that no configuration has this server under this address. As `join`.
+
+        Called before a server without state joins: it may have been a voter (S62).
+        """
+        return await self._change(ChangeKind.RELEASE, server_id, members, timeout)
+
     async def forward(
         self, address: ServerAddress, op: str, body: bytes, timeout: float
     ) -> ForwardResponse:

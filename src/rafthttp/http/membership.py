@@ -21,11 +21,13 @@ from rafthttp.raft.errors import (
     Outcome,
     RaftError,
     RaftHttpError,
+    RemoteError,
     RequestRefusedError,
     TimedOutError,
     TransportError,
     UnknownLeaderError,
 )
+from rafthttp.raft.transport.protocols import NO_STATE
 from rafthttp.raft.types import (
     Configuration,
     Index,
@@ -48,13 +50,15 @@ class ChangeKind(StrEnum):
 
     JOIN = "join"
     LEAVE = "leave"
+    RELEASE = "release"
+    """A server without state is about to join: it may not be counted as the voter it was (S62)."""
 
 
 class ChangeRequest:
     """One request to change the membership; answered once, by `respond` or `fail`.
 
     Attributes:
-        kind: join or leave.
+        kind: join, leave or release.
         id: the server.
         address: its address; None when it leaves.
         deadline: on the event loop's clock; later answers reach nobody.
@@ -193,6 +197,10 @@ class MembershipRaft(Protocol):
         """Wait until that member has everything committed by now."""
         ...
 
+    async def verify_leader(self, *, timeout: float | None = None) -> None:
+        """Check with a quorum that this server leads."""
+        ...
+
     async def identify(self, address: ServerAddress, *, timeout: float) -> ServerID:
         """Ask who is at an address."""
         ...
@@ -250,6 +258,8 @@ async def _answer(raft: MembershipRaft, request: ChangeRequest, deadline: float)
     try:
         if request.kind is ChangeKind.JOIN:
             await _Join(raft, request, deadline).run()
+        elif request.kind is ChangeKind.RELEASE:
+            await _release(raft, request, deadline)
         else:
             await _leave(raft, request, deadline)
     except RaftHttpError as error:
@@ -351,6 +361,46 @@ async def _leave(raft: MembershipRaft, request: ChangeRequest, deadline: float) 
         _require_committed(raft, latest)
         return
     await raft.remove_server(request.id, timeout=_remaining(deadline))
+
+
+async def _release(raft: MembershipRaft, request: ChangeRequest, deadline: float) -> None:
+    """Make sure that no configuration has this server, which remembers nothing (S62).
+
+    It forgot what it acknowledged and whom it voted for: counted as the voter it was, it could
+    elect a leader that lacks a committed entry. Its removal is committed by a majority of the
+    others, which meets every majority it was part of; then it is a server like any new one.
+    """
+    _require_leader(raft)
+    # The configuration of a leader that was deposed may be older than the server.
+    await raft.verify_leader(timeout=_remaining(deadline))
+    latest = raft.get_configuration()
+    server = latest.configuration.get(request.id)
+    if server is None:
+        _require_committed(raft, latest)
+        return
+    if server.address != request.address:
+        raise ConfigurationChangeError(
+            f"server {request.id} is a member at {server.address}: the new server needs another id,"
+            " or the old one is to leave first"
+        )
+    await _check_lost(raft, server.address, _remaining(deadline) / 2)
+    log.warning("server %s has lost its state: it is removed, and may join anew", request.id)
+    await raft.remove_server(request.id, latest.index, timeout=_remaining(deadline))
+
+
+async def _check_lost(raft: MembershipRaft, address: ServerAddress, timeout: float) -> None:
+    """Nobody but the server itself, at its address, can say that its state is lost."""
+    try:
+        await raft.identify(address, timeout=timeout)
+    except RemoteError as error:
+        if str(error) == NO_STATE:
+            return
+        raise ConfigurationChangeError(f"{address} answered: {error}") from error
+    except TransportError as error:
+        raise ConfigurationChangeError(
+            f"{address} cannot be reached from server {raft.id}: {error}"
+        ) from error
+    raise ConfigurationChangeError(f"the server at {address} has its state")
 
 
 def _require_leader(raft: MembershipRaft) -> None:

@@ -45,7 +45,17 @@ PAUSE_SECONDS: Final = (0.05, 2.0)
 RESPONSE_SIZE_BYTES_MAX: Final = 64 << 10
 """Bytes of an answer; it is a line of text, or a proxy's page."""
 
-_METHODS: Final = {ChangeKind.JOIN: "POST", ChangeKind.LEAVE: "DELETE"}
+# To Go a release is a plain leave, which does what is needed: it removes whatever has this id.
+_METHODS: Final = {
+    ChangeKind.JOIN: "POST",
+    ChangeKind.LEAVE: "DELETE",
+    ChangeKind.RELEASE: "DELETE",
+}
+_WHAT: Final = {
+    ChangeKind.JOIN: "add",
+    ChangeKind.LEAVE: "remove",
+    ChangeKind.RELEASE: "begin to join as",
+}
 # 429, 502 and 504 come from proxies in front of members that are busy, restarting or slow.
 _RETRIED: Final = (429, 502, 503, 504)
 _REDIRECTED: Final = (307, 308)
@@ -98,7 +108,7 @@ async def change_membership(
         raise ConfigError("no member to ask is given")
     try:
         query = f"id={quote(parse_id(server_id), safe='')}"
-        if kind is ChangeKind.JOIN:
+        if kind is not ChangeKind.LEAVE:
             query += f"&address={quote(parse_address(address), safe='')}"
         members = [parse_address(member) for member in targets]
     except ValueError as error:
@@ -238,7 +248,7 @@ class _Change:
     def _error(
         self, text: str, status: int | None, address: ServerAddress | None
     ) -> MembershipError:
-        what = "add" if self._kind is ChangeKind.JOIN else "remove"
+        what = _WHAT[self._kind]
         return MembershipError(
             f"could not {what} server {self._id}: {text}",
             status=status,

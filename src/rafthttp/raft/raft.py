@@ -82,6 +82,7 @@ class Raft:
         transport: Transport,
         *,
         forward_read: Callable[[Leader, float], Awaitable[Index]] | None = None,
+        takes_part: bool = True,
         rng: random.Random | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> Raft:
@@ -98,6 +99,8 @@ class Raft:
             transport: started here.
             forward_read: asks the leader for a read index, within a timeout in seconds (used by
                 `read_index` on a follower; without it a follower's read is a NotLeaderError).
+            takes_part: False refuses every RPC until `take_part`: for a server without state that
+                may have been a voter, whose votes and acknowledgements are forgotten (S62).
             rng: source of election timeouts; the system's where None.
             wall_ns: wall clock that stamps new entries, nanoseconds since the Unix epoch.
 
@@ -121,8 +124,13 @@ class Raft:
         )
         if forward_read is not None:
             raft._forwarded = FollowerReads(forward_read)
+        raft._driver.inbound.has_no_part = not takes_part
         raft._driver.start()
         return raft
+
+    def take_part(self) -> None:
+        """Vote and acknowledge from now on: no configuration counts on what this server forgot."""
+        self._driver.inbound.has_no_part = False
 
     # -- commands
 

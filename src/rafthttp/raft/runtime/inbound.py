@@ -24,7 +24,7 @@ from rafthttp.raft.core.ready import (
 from rafthttp.raft.errors import ProtocolError
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.plausible import check_numbers
-from rafthttp.raft.transport.protocols import InboundRpc, SnapshotReader
+from rafthttp.raft.transport.protocols import NO_STATE, InboundRpc, SnapshotReader
 from rafthttp.raft.types import Configuration, Index, Leader, LogType, ServerAddress, ServerID
 from rafthttp.raft.wire.configuration import decode_configuration
 from rafthttp.raft.wire.records import (
@@ -63,6 +63,8 @@ class Inbound:
     ) -> None:
         self.leader: Leader | None = None
         """The last server that spoke as a leader; its address comes from its own header."""
+        self.has_no_part = False
+        """Whether every RPC is refused: no vote, no acknowledgement (S62)."""
         self._core = core
         self._cache = cache
         self._header = header
@@ -223,7 +225,9 @@ class Inbound:
         if self._closed or self._core.disk_failed:
             rpc.fail("raft is already shutdown" if self._closed else "the disk has failed")
             return True
-        return False
+        if self.has_no_part:
+            rpc.fail(NO_STATE)
+        return self.has_no_part
 
     def _accept(self, rpc: InboundRpc, *, pre_vote: bool = False) -> RpcId:
         number = next(self._ids)

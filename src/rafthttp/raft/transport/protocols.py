@@ -7,7 +7,7 @@ Callbacks, not tasks, on the hot path: a frame costs no task switch.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from rafthttp.raft.transport.outbound import AppendFrame
 from rafthttp.raft.types import Server, ServerAddress, ServerID
@@ -25,6 +25,9 @@ from rafthttp.raft.wire.records import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
+
+NO_STATE: Final = "this server has no state yet, and takes no part until nobody counts on it"
+"""What a server that is about to join answers to every RPC (see `Raft.take_part`)."""
 
 
 class StreamReceiver(Protocol):

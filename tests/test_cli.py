@@ -31,7 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--id", "n1", "--listen", "0.0.0.0:1", *MEMORY), "--advertise"),
         (
             ("--id", "n1", "--listen", "0.0.0.0:1", "--advertise", "h:1", *MEMORY),
-            "give --token-file or --allow, or --insecure",
+            "give --token-file, --allow or --tls-ca, or --insecure",
         ),
         (("--id", "n1", "--listen", "192.0.2.1:1", *MEMORY), "from other machines"),
         (("--id", "n1", "--listen", "[2001:db8::1]:1", *MEMORY), "from other machines"),

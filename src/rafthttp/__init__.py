@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         allow_everybody,
         allow_loopback,
         bearer_token,
+        client_certificate,
         require_all,
         token_headers,
     )
@@ -209,6 +210,7 @@ __all__ = [
     "bearer_token",
     "bootstrap_cluster",
     "change_membership",
+    "client_certificate",
     "dial_tcp",
     "dial_tls",
     "handle_change_requests",
@@ -230,6 +232,7 @@ _ROOMS: Final = {
         "allow_everybody",
         "allow_loopback",
         "bearer_token",
+        "client_certificate",
         "require_all",
         "token_headers",
     ),

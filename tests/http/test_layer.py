@@ -428,7 +428,7 @@ def test_a_plain_server_is_no_tls_server(on_loop: ServerKind) -> None:
     async def main() -> None:
         async with Listener(Handler(), "127.0.0.1", 0) as listener:
             layer = a_layer(dial_tls(ssl.create_default_context()))
-            with pytest.raises(PeerUnreachableError, match="cannot connect"):
+            with pytest.raises(PeerUnreachableError, match="does not speak TLS"):
                 await layer.dial(local(listener.port), 5.0)
 
     on_loop.run(main)

@@ -20,6 +20,7 @@ from rafthttp.cli.output import (
     read_token,
     size_text,
 )
+from rafthttp.cli.tls import client_context, with_tls
 from rafthttp.kv.client import KVClient, ServiceError
 from rafthttp.kv.commands import CommandError
 from rafthttp.kv.files import JOBS_DEFAULT, Transfer, export_tree, import_tree
@@ -41,6 +42,7 @@ OnlyUrls = Annotated[
 
 
 @app.command()
+@with_tls
 def get(
     key: Key,
     url: Urls = None,
@@ -57,6 +59,7 @@ def get(
 
 
 @app.command()
+@with_tls
 def put(
     key: Key,
     value: Annotated[
@@ -83,6 +86,7 @@ def put(
 
 
 @app.command()
+@with_tls
 def delete(
     key: Key, url: Urls = None, token_file: TokenFile = None, timeout: Timeout = 10.0
 ) -> None:
@@ -91,6 +95,7 @@ def delete(
 
 
 @app.command("import")
+@with_tls
 def import_(
     directory: Directory,
     url: Urls = None,
@@ -122,6 +127,7 @@ def import_(
 
 
 @app.command("export")
+@with_tls
 def export(
     directory: Directory,
     url: Urls = None,
@@ -168,7 +174,11 @@ def _with_client(
 
     async def run() -> _T:
         async with KVClient(
-            urls or [DEFAULT_URL], token=token, timeout=timeout, discover=discover
+            urls or [DEFAULT_URL],
+            token=token,
+            timeout=timeout,
+            ssl=client_context(),
+            discover=discover,
         ) as client:
             return await call(client)
 

@@ -12,11 +12,13 @@ from rich.table import Table
 
 from rafthttp.cli.options import TokenFile
 from rafthttp.cli.output import CommandFailedError, out, read_token
+from rafthttp.cli.tls import client_context, with_tls
 from rafthttp.kv.client import KVClient, ServiceError
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="A node, http://HOST:PORT.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="A node, http[s]://HOST:PORT.")]
 
 
+@with_tls
 def status(
     url: Url,
     token_file: TokenFile = None,
@@ -49,6 +51,7 @@ def status(
         console.print(f"not joined yet: {answer['join_error']}")
 
 
+@with_tls
 def leave(
     url: Url,
     token_file: TokenFile = None,
@@ -82,6 +85,6 @@ def _client(url: str, token: str | None, timeout: float) -> KVClient:
     if not timeout > 0:
         raise CommandFailedError(f"--timeout is {timeout:g}; it must be above 0")
     try:
-        return KVClient([url], token=token, timeout=timeout, discover=False)
+        return KVClient([url], token=token, timeout=timeout, ssl=client_context(), discover=False)
     except ValueError as error:
         raise CommandFailedError(str(error)) from None

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rafthttp.cli.output import CommandFailedError, read_token
+from rafthttp.cli.tls import CERT_HELP, KEY_HELP, Material, read_material
 from rafthttp.kv.access import Network
 
 
@@ -31,9 +32,20 @@ class ServeOptions:
     token: str | None
     allow: tuple[Network, ...]
     insecure: bool
+    tls: Material | None
     timeout: float
     carrier: str
     stop_with_stdin: bool
+
+    @property
+    def mutual_tls(self) -> bool:
+        """Whether nobody gets in without a certificate of the authority."""
+        return self.tls is not None and self.tls.ca is not None
+
+    @property
+    def scheme(self) -> str:
+        """Of the node's URLs."""
+        return "http" if self.tls is None else "https"
 
 
 def serve(
@@ -62,6 +74,12 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let everybody in who can connect.")
     ] = False,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help=CERT_HELP)] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help=KEY_HELP)] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Let in only who has a certificate of this authority."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for a handshake, join or leave.")] = 10.0,
     carrier: Annotated[
         str, typer.Option(help="How to dial other nodes: raw, websocket, or auto (raw first).")
@@ -94,20 +112,28 @@ def serve(
         token=read_token(token_file),
         allow=tuple(_parse_network(text) for text in allow or ()),
         insecure=insecure,
+        tls=_tls(tls_cert, tls_key, tls_ca),
         timeout=timeout,
         carrier=carrier,
         stop_with_stdin=stop_with_stdin,
     )
-    guarded = options.token is not None or options.allow or options.insecure
+    guarded = options.token is not None or options.allow or options.insecure or options.mutual_tls
     if not guarded and not _is_loopback(host):
         raise CommandFailedError(
-            f"{listen} can be reached from other machines: give --token-file or --allow,"
-            " or --insecure to let everybody in"
+            f"{listen} can be reached from other machines: give --token-file, --allow"
+            " or --tls-ca, or --insecure to let everybody in"
         )
     _log_to_stderr(node_id, verbose=verbose)
     from rafthttp.cli.server import run  # the whole server: loaded only where it runs
 
     run(options)
+
+
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> Material | None:
+    material = read_material(cert, key, ca)
+    if material is not None and material.cert is None:
+        raise CommandFailedError("--tls-ca needs --tls-cert and --tls-key too")
+    return material
 
 
 def _parse_address(text: str, option: str) -> tuple[str, int]:

@@ -6,9 +6,11 @@ Knows sockets, signals and uvicorn; what it was asked to do is checked already.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -21,14 +23,19 @@ from rafthttp import (
     allow_cidrs,
     allow_everybody,
     bearer_token,
+    client_certificate,
+    dial_tls,
     raft_protocol,
     require_all,
     token_headers,
 )
 from rafthttp.cli.output import CommandFailedError, note, out
 from rafthttp.cli.serve import ServeOptions
+from rafthttp.cli.tls import Material
 from rafthttp.kv.app import create_app
 from rafthttp.kv.fsm import KVStateMachine
+
+_log: Final = logging.getLogger("rafthttp.serve")
 
 # Requests under way at a stop may end within the first; then the node stops, which ends those that
 # wait for a quorum. What is left at the second is cut off. All together stays below two seconds.
@@ -52,6 +59,11 @@ def run(options: ServeOptions) -> None:
 async def _serve(options: ServeOptions) -> None:
     listener = _bind(options.listen)
     try:
+        tls = options.tls
+        dialling = None if tls is None else tls.client_context()
+        serving = None if tls is None else tls.server_context()
+        if tls is not None and dialling is not None and serving is not None:
+            _reload_on_hangup(tls, dialling, serving)
         fsm = KVStateMachine()
         node = Node(
             options.node_id,
@@ -63,18 +75,24 @@ async def _serve(options: ServeOptions) -> None:
             path=options.root_path + options.path,  # as the other members ask the proxy for it
             authorize=_authorize(options),
             headers=None if options.token is None else token_headers(options.token),
+            dial=None if dialling is None else dial_tls(dialling),
+            scheme=options.scheme,
             timeout=options.timeout,
             carrier=options.carrier,
         )
         async with node:
             _check_has_a_cluster(node, options)
-            await _serve_node(node, fsm, listener, options)
+            await _serve_node(node, fsm, listener, options, serving)
     finally:
         listener.close()
 
 
 async def _serve_node(
-    node: Node, fsm: KVStateMachine, listener: socket.socket, options: ServeOptions
+    node: Node,
+    fsm: KVStateMachine,
+    listener: socket.socket,
+    options: ServeOptions,
+    tls: ssl.SSLContext | None,
 ) -> None:
     left = False
 
@@ -92,21 +110,22 @@ async def _serve_node(
         manage_node=False,
         path=options.path,
     )
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=raft_protocol(),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            root_path=options.root_path,
-            proxy_headers=False,  # the socket's peer is who is let in, not who a header names
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
+    config = uvicorn.Config(
+        app,
+        http=raft_protocol(),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        root_path=options.root_path,
+        proxy_headers=False,  # the socket's peer is who is let in, not who a header names
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    config.load()
+    config.ssl = tls  # the context itself, to load new certificates into it
+    server = _Server(config)
     _stop_on_signals(server)
     if options.stop_with_stdin:
         _stop_with_stdin(server)
@@ -115,7 +134,7 @@ async def _serve_node(
         asyncio.create_task(_stop_node_after_grace(node, server)),
     ]
     where = "in memory" if options.data_dir is None else f"in {options.data_dir}"
-    out(f"{node.id} serves http://{node.address}, data {where}")
+    out(f"{node.id} serves {options.scheme}://{node.address}, data {where}")
     if options.data_dir is None:
         note(
             f"rafthttp: warning: {node.id} keeps nothing on disk: restarted under the same id it"
@@ -164,6 +183,20 @@ def _stop_on_signals(server: _Server) -> None:
         loop.add_signal_handler(number, server.stop)
 
 
+def _reload_on_hangup(tls: Material, *contexts: ssl.SSLContext) -> None:
+    """SIGHUP reads certificate and key again; streams that are open go on as they are."""
+
+    def reload() -> None:
+        try:
+            tls.load_into(*contexts)
+        except CommandFailedError as error:
+            _log.warning("%s; the old ones stay in use", error)
+        else:
+            _log.info("loaded the certificate %s again", tls.cert)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
 def _stop_with_stdin(server: _Server) -> None:
     """Stop when the other end of stdin is gone: a parent that was killed leaves no orphans."""
     loop = asyncio.get_running_loop()
@@ -197,6 +230,8 @@ def _authorize(options: ServeOptions) -> Authorize | None:
         rules.append(bearer_token(options.token))
     if options.allow:
         rules.append(allow_cidrs([str(network) for network in options.allow]))
+    if options.mutual_tls:
+        rules.append(client_certificate)
     if rules:
         return require_all(*rules)
     return allow_everybody if options.insecure else None

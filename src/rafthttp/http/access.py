@@ -145,6 +145,19 @@ def bearer_token(token: str) -> Authorize:
     return authorize
 
 
+async def client_certificate(peer: PeerInfo) -> Principal | Refusal:
+    """Whoever showed a TLS client certificate that the server's context verified.
+
+    For a context with `verify_mode` CERT_REQUIRED and an authority that signs for members only.
+    Behind a proxy that ends TLS nobody has one.
+    """
+    if peer.certificate is None:
+        return Refusal("not authorised: no TLS client certificate was verified", 403)
+    subject: tuple[tuple[tuple[str, str], ...], ...] = peer.certificate.get("subject", ())
+    names = [value for part in subject for name, value in part if name == "commonName"]
+    return Principal(names[0] if names else "client certificate")
+
+
 def require_all(*rules: Authorize) -> Authorize:
     """Whoever passes every rule; the first refusal is the answer.
 

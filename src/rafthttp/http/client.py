@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import h11
 
+from rafthttp.http.dial import closed_early
 from rafthttp.http.handshake import HEAD_SIZE_BYTES_MAX, USER_AGENT
 from rafthttp.http.messages import Headers
 from rafthttp.http.stream import TransportStream
@@ -109,9 +110,11 @@ class ClientConnection:
 
     def closed(self, error: Exception | None) -> None:
         """The connection is gone; an answer without a length ends so, too."""
-        if error is None and self._answer is not None and not self._answer.done():
+        waiting = self._answer is not None and not self._answer.done()
+        if error is None and waiting and self._head is not None:
             self._feed(b"")
-        self._break(ConnectionResetError("the peer closed the connection before its answer"))
+        text = closed_early(error, is_tls=self._stream.is_tls)
+        self._break(ConnectionResetError(text))
 
     def pause_writing(self) -> None:
         """The caller waits for the answer, not for the buffer."""

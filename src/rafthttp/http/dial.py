@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Protocol
+from typing import Final, Protocol
 
 from rafthttp.http.grammar import split_address
 from rafthttp.http.stream import TransportStream
@@ -42,7 +42,8 @@ def dial_tls(context: ssl.SSLContext, *, server_hostname: str | None = None) -> 
 
     The context is used as it is at each dial, so `context.load_cert_chain(…)` rotates the client
     certificate. Its ALPN is set to `http/1.1` here: an upgrade exists in no other version.
-    `server_hostname` is the name the certificate must have, where it is not the address's host.
+    `server_hostname` is the name to ask for (SNI) and to find in the certificate, where it is not
+    the host of the address that is dialled.
 
     Raises:
         ConfigError: the context is one for servers.
@@ -88,6 +89,48 @@ async def connect(
                 )
     except TimeoutError as error:
         raise PeerUnreachableError(f"{address} did not answer within {timeout:g} s") from error
-    except (OSError, ssl.SSLError, UnicodeError) as error:
+    except ssl.SSLError as error:
+        why = _tls_failure(error, server_hostname or host)
+        raise PeerUnreachableError(f"no TLS with {address}: {why}") from error
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        why = f": {error}" if context is None else f" within the TLS handshake; {_MAYBE_REFUSED}"
+        raise PeerUnreachableError(f"{address} closed the connection{why}") from error
+    except (OSError, UnicodeError) as error:
         raise PeerUnreachableError(f"cannot connect to {address}: {error}") from error
     return stream
+
+
+# OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH.
+_EXPIRED: Final = 10
+_WRONG_NAME: Final = (62, 64)
+_MAYBE_REFUSED: Final = "it may have refused the client certificate, or miss one"
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+
+
+def _tls_failure(error: ssl.SSLError, name: str) -> str:
+    """Why no TLS connection came about, in one sentence."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == _EXPIRED:
+            return "its certificate has expired"
+        if error.verify_code in _WRONG_NAME:
+            return f"its certificate is not for {name}"
+        return f"its certificate is not trusted ({error.verify_message})"
+    if error.reason in _NOT_TLS:
+        return "it does not speak TLS there"
+    if "ALERT" in (error.reason or "") or "EOF" in (error.reason or ""):
+        return f"it broke off the handshake ({error.reason}); {_MAYBE_REFUSED}"
+    return str(error.reason or error)
+
+
+def closed_early(error: Exception | None, *, is_tls: bool) -> str:
+    """What to say of a connection that ended before the answer to the first request.
+
+    In TLS 1.3 a client has finished its handshake when the server looks at its certificate: a
+    refused one looks like any end of the connection (RFC 8446 §4.4.2.4, §6.2).
+    """
+    if is_tls:
+        why = "" if error is None else f" ({getattr(error, 'reason', None) or error})"
+        return f"the peer closed the TLS connection before its answer{why}; {_MAYBE_REFUSED}"
+    if error is not None:
+        return f"the connection broke before the answer: {error}"
+    return "the peer closed the connection before its answer"

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from rafthttp.http.access import HeadersFactory
 from rafthttp.http.carriers import CARRIERS, CarrierMemory
-from rafthttp.http.dial import Dial
+from rafthttp.http.dial import Dial, closed_early
 from rafthttp.http.forward import ForwardClient
 from rafthttp.http.grammar import is_header, parse_address, parse_path
 from rafthttp.http.handler import Handler
@@ -271,16 +271,8 @@ class _HandshakeReceiver:
         """No stream will come of it, unless it is there already."""
         if self.established.done():
             return
-        reason = HandshakeError("the peer closed the connection before its answer")
-        if error is not None:
-            reason = HandshakeError(f"the connection broke before the answer: {error}")
-        elif self._is_tls:
-            # TLS 1.3: a client learns that its certificate was refused only when it reads.
-            reason = HandshakeError(
-                "the peer closed the connection before its answer;"
-                " it may have refused the TLS client certificate"
-            )
-        else:
+        reason = HandshakeError(closed_early(error, is_tls=self._is_tls))
+        if error is None and not self._is_tls:
             try:
                 self._handshake.receive(b"")
             except HandshakeError as refusal:

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from typing import Any, Final, Self, cast
 from urllib.parse import quote, urlsplit
 
@@ -67,6 +68,7 @@ class KVClient:
         urls: of one or more nodes, `http://HOST:PORT`.
         token: the cluster's token.
         timeout: seconds for one call, all its tries together.
+        ssl: the context for https URLs: which authorities, which certificate of our own.
         discover: learn the other members from the first one that answers, and turn to them.
 
     Raises:
@@ -79,6 +81,7 @@ class KVClient:
         *,
         token: str | None = None,
         timeout: float = 30.0,
+        ssl: SSLContext | None = None,
         discover: bool = True,
     ) -> None:
         self._urls = [_base_url(url) for url in urls]
@@ -90,6 +93,7 @@ class KVClient:
         self._http = httpx.AsyncClient(
             timeout=_ATTEMPT_TIMEOUT,
             trust_env=False,
+            verify=True if ssl is None else ssl,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
         )
 

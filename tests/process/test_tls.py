@@ -1,0 +1,166 @@
+"""`rafthttp serve` with mutual TLS, as a cluster of real processes."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually, run_cli
+
+pytestmark = pytest.mark.process
+
+
+class Files:
+    """One authority, and certificates of it as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = trustme.CA()
+        self.directory = directory
+        self.ca = directory / "ca.pem"
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.cert, self.key = directory / "cert.pem", directory / "key.pem"
+        self.issue()
+
+    def issue(self) -> None:
+        """A new certificate, in the same files."""
+        made = self.authority.issue_cert("127.0.0.1", common_name="member")
+        made.private_key_pem.write_to_path(self.key)
+        self.cert.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+
+    @property
+    def options(self) -> list[str]:
+        return [
+            *("--tls-cert", str(self.cert)),
+            *("--tls-key", str(self.key)),
+            *("--tls-ca", str(self.ca)),
+        ]
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.ca)
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+
+class TLSCluster(ServeCluster):
+    """Nodes that speak nothing but TLS."""
+
+    def __init__(self, directory: Path, files: Files) -> None:
+        super().__init__(directory, 3, files.options)
+        self.http.close()
+        self.http = httpx.Client(timeout=10.0, trust_env=False, verify=files.context())
+
+    def status(self, node: ServeProcess) -> dict[str, Any] | None:
+        try:
+            answer = self.http.get(f"https://{node.address}/status", timeout=2.0)
+            return dict(answer.json()) if answer.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None
+
+    def start_all(self) -> ServeProcess:
+        for number, node in enumerate(self.nodes):
+            entry = ["--join", f"https://{self.nodes[number - 1].address}"]
+            self.start(node, *(entry if number else ["--bootstrap"]))
+        return self.wait_until_whole()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, files: Files) -> Generator[TLSCluster]:
+    cluster = TLSCluster(tmp_path / "cluster", files)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def serial(node: ServeProcess, files: Files) -> str:
+    host, _, port = node.address.partition(":")
+    with (
+        socket.create_connection((host, int(port)), 5.0) as plain,
+        files.context().wrap_socket(plain, server_hostname=host) as tls,
+    ):
+        certificate = tls.getpeercert()
+        assert certificate is not None
+        return str(certificate["serialNumber"])
+
+
+def test_a_cluster_with_mutual_tls_and_certificates_that_change(
+    cluster: TLSCluster, files: Files
+) -> None:
+    leader = cluster.start_all()
+    follower = next(node for node in cluster.nodes if node is not leader)
+    url = f"https://{follower.address}"
+    put = run_cli("kv", "put", "k", "v1", "--url", url, *files.options)
+    assert put.returncode == 0, put.stderr
+    shown = run_cli("status", url, *files.options)
+    assert shown.returncode == 0, shown.stderr
+    assert leader.id in shown.stdout
+
+    stranger = run_cli("status", url, "--tls-ca", str(files.ca), "--timeout", "1")
+    assert stranger.returncode == 1
+    assert "Traceback" not in stranger.stderr
+
+    before = cluster.status(leader)
+    assert before is not None
+    old = {node.id: serial(node, files) for node in cluster.nodes}
+    files.issue()
+    for node in cluster.nodes:
+        node.send(signal.SIGHUP)
+    eventually(
+        lambda: all(serial(node, files) != old[node.id] for node in cluster.nodes),
+        "new connections are shown the new certificate",
+    )
+    get = run_cli("kv", "get", "k", "--url", url, *files.options)
+    assert (get.returncode, get.stdout) == (0, "v1")
+    after = cluster.status(leader)
+    assert after is not None
+    assert after["term"] == before["term"], "the streams live on"
+
+    leader.kill()
+    assert cluster.wait_until_whole() is not leader
+    kept = serial(follower, files)
+    files.key.write_text("no key")
+    follower.send(signal.SIGHUP)
+    eventually(lambda: "the old ones stay in use" in follower.output(), "the refusal is logged")
+    assert cluster.status(follower) is not None
+    del kept
+    assert follower.terminate() < 5.0
+    assert "Traceback" not in cluster.logs()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--tls-cert", "{cert}"], "--tls-cert and --tls-key go together"),
+        (["--tls-ca", "{ca}"], "--tls-ca needs --tls-cert and --tls-key too"),
+        (["--tls-cert", "{ca}", "--tls-key", "{key}"], "cannot use the certificate"),
+        (["--tls-cert", "{cert}", "--tls-key", "{ca}x"], "no such file"),
+        (["--tls-cert", "{cert}", "--tls-key", "{key}", "--tls-ca", "{key}"], "the authority"),
+    ],
+)
+def test_files_that_cannot_be_used(files: Files, options: list[str], sentence: str) -> None:
+    filled = [text.format(cert=files.cert, key=files.key, ca=files.ca) for text in options]
+    node = ["serve", "--id", "n1", "--listen", "127.0.0.1:1", "--in-memory", "--bootstrap"]
+    result = run_cli(*node, *filled)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_tls_without_an_authority_is_no_access_control(files: Files) -> None:
+    node = ["serve", "--id", "n1", "--listen", "0.0.0.0:1", "--advertise", "127.0.0.1:1"]
+    result = run_cli(*node, "--in-memory", "--bootstrap", *files.options[:4])
+    assert result.returncode == 1
+    assert "can be reached from other machines" in result.stderr

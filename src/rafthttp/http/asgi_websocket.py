@@ -137,9 +137,9 @@ class AsgiStream:
             await _stop(tasks)
             for task in (sending, receiving):
                 if not task.cancelled() and (error := task.exception()) is not None:
-                    # Servers differ in what they raise once the peer is gone.
                     log.debug("lost the WebSocket from %s: %r", self._peer, error)
-                    self._error = self._error or PeerUnreachableError(f"lost: {error!r}")
+                    if not isinstance(error, OSError):  # ASGI's word for "the peer has gone"
+                        self._error = self._error or PeerUnreachableError(f"lost: {error!r}")
             self.lost()
 
     def lost(self) -> None:

@@ -48,8 +48,9 @@ from rafthttp.raft.errors import (
     TimedOutError,
     UnknownLeaderError,
 )
-from rafthttp.raft.fsm import FSM
+from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.raft import Raft, bootstrap_cluster, has_existing_state
+from rafthttp.raft.runtime.proposals import check_command
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.transport.network import NetworkTransport
@@ -139,6 +140,7 @@ class Node:
             self.address = parse_address(address)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        check_fsm(fsm)
         self.path = parse_path(path)
         self.config = Config(self.id) if config is None else config
         self.config.validate()
@@ -276,6 +278,7 @@ class Node:
             RemoteApplyError: the leader's state machine raised; on the leader itself the exception
                 is raised as it is.
         """
+        check_command(data)
         size, most = len(data), self.config.entry_size_bytes_max
         if size > most:
             raise EntryTooLargeError(f"the command has {size} bytes; at most {most} are allowed")

@@ -438,3 +438,41 @@ async def test_a_broken_state_machine_stops_the_server_loudly() -> None:
         assert caught.value.outcome is Outcome.UNKNOWN
         assert leader.state is State.SHUTDOWN
         assert isinstance(leader.failure, RuntimeError)
+
+
+# -- mistakes of the application
+
+
+@in_loop
+async def test_a_command_that_is_not_bytes_harms_nobody() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        wrong: Any = "text"
+        results = await asyncio.gather(
+            leader.apply(b"1"), leader.apply(wrong), leader.apply(b"2"), return_exceptions=True
+        )
+        assert isinstance(results[1], TypeError)
+        assert str(results[1]) == "a command must be bytes, not str"
+        with pytest.raises(TypeError):
+            await leader.apply_log(b"x", wrong)
+        assert await leader.apply(b"3") == 3
+        assert recorded(cluster, leader.id) == [b"1", b"2", b"3"]
+
+
+@in_loop
+async def test_a_state_machine_must_be_an_instance() -> None:
+    store = MemoryStore()
+    for wrong, text in ((Recorder, "class Recorder"), (None, "fsm is None")):
+        fsm: Any = wrong
+        transport = InmemTransport(InmemNetwork(), ServerAddress("n1:1"))
+        with pytest.raises(ConfigError, match=text):
+            await Raft.start(fast_config("n1"), fsm, store, store, None, transport)
+
+
+@in_loop
+async def test_reads_after_shutdown_say_so() -> None:
+    async with Cluster(1) as cluster:
+        raft = await cluster.leader()
+        await raft.shutdown()
+        with pytest.raises(ShutdownError):
+            await raft.read_index()

@@ -49,7 +49,7 @@ class Config:
         trailing_logs: entries kept behind a snapshot for followers that lag.
         entry_size_bytes_max: largest command. 16 MiB: an entry is copied a few times in memory on
             every member, and one that takes an election timeout to send costs leadership.
-        append_size_bytes_max: most bytes of entries in one AppendEntries; a single one may exceed it.
+        append_size_bytes_max: most bytes of entries in one AppendEntries; one alone may exceed it.
         append_entries_max: most entries in one AppendEntries; stays below what a receiver of ours
             accepts in one frame (`WireLimits.entries_max`).
         inflight_appends_max: AppendEntries sent to one peer and not answered. Go keeps 2.

@@ -10,6 +10,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
+from rafthttp.raft.errors import ConfigError
 from rafthttp.raft.types import Log
 
 
@@ -23,6 +24,18 @@ class FSMSnapshot(Protocol):
     def release(self) -> None:
         """Called once when the snapshot is no longer needed, also after a failure."""
         ...
+
+
+def check_fsm(fsm: object) -> None:
+    """Refuse what is no state machine at start, not at the first entry.
+
+    Raises:
+        ConfigError: it is no `FSM`, or the class instead of an instance.
+    """
+    if isinstance(fsm, type) and issubclass(fsm, FSM):
+        raise ConfigError(f"fsm is the class {fsm.__name__}; it must be an instance of it")
+    if not isinstance(fsm, FSM):
+        raise ConfigError(f"fsm is {fsm!r}; it must be an instance of a subclass of FSM")
 
 
 class BytesSnapshot:

@@ -18,7 +18,7 @@ from rafthttp.raft.errors import (
     TimedOutError,
     TransportError,
 )
-from rafthttp.raft.fsm import FSM
+from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.observer import Observer
 from rafthttp.raft.runtime import restart
 from rafthttp.raft.runtime.driver import Driver
@@ -109,6 +109,7 @@ class Raft:
             StorageError: the disk cannot be read, or its content is damaged.
         """
         config.validate()
+        check_fsm(fsm)
         raft = cls(config, transport)
         state = restart.load(log_store, stable_store, snapshot_store)
         raft._driver = Driver(
@@ -433,6 +434,8 @@ class Raft:
         return (await self._within(future, None if deadline is None else deadline - self._now()))[0]
 
     def _other_leader(self) -> Leader:
+        if self._stop is not None:
+            raise ShutdownError("raft is shut down")
         leader = self._driver.leader
         if leader is None or leader.id == self.id:
             raise self._driver.not_leader()

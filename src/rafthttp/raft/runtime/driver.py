@@ -41,7 +41,7 @@ from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
 from rafthttp.raft.runtime.inbound import Inbound
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.outbound import Outbound
-from rafthttp.raft.runtime.proposals import Pending, Proposal
+from rafthttp.raft.runtime.proposals import Pending, Proposal, check_command
 from rafthttp.raft.runtime.reads import LeaderReads
 from rafthttp.raft.runtime.restart import (
     CONFIGURATIONS,
@@ -154,7 +154,10 @@ class Driver:
 
         Raises:
             RaftError: definite; nothing was queued.
+            TypeError: `data` or `extensions` are not bytes.
         """
+        check_command(data)
+        check_command(extensions)
         self._check_accepts()
         future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
         self.pending.add(Proposal(kind, data, extensions, future))

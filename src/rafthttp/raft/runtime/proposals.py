@@ -13,6 +13,16 @@ from rafthttp.raft.errors import EntryTooLargeError, OverloadedError, RaftError
 from rafthttp.raft.types import Index, LogType
 
 
+def check_command(data: object) -> None:
+    """Refuse what cannot be encoded before it can fail everybody else's commands with it.
+
+    Raises:
+        TypeError: it is not bytes.
+    """
+    if not isinstance(data, bytes):
+        raise TypeError(f"a command must be bytes, not {type(data).__name__}")
+
+
 class Proposal(NamedTuple):
     """One command on its way into the log; `future` gets `(index, response)`."""
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import Any, Final, Self, cast
 from urllib.parse import quote, urlsplit
 
@@ -260,11 +260,32 @@ def _outcome_of(error: Exception) -> Outcome:
 
 
 def _sentence(error: Exception) -> str:
+    tls = _tls_error(error)
+    if isinstance(tls, SSLCertVerificationError):
+        return f"its TLS certificate is not accepted: {tls.verify_message.rstrip('.')}"
+    if tls is not None:
+        return f"TLS failed: {(tls.reason or str(tls)).replace('_', ' ').lower()}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return "cannot connect"
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return "no answer in time"
+    if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) and _is_https(error):
+        # TLS 1.3: a client learns that its certificate was refused only when it reads, or never.
+        return "it closed the connection before its answer; it may ask for a client certificate"
     return str(error) or type(error).__name__
+
+
+def _is_https(error: httpx.TransportError) -> bool:
+    return error.request.url.scheme == "https"
+
+
+def _tls_error(error: BaseException | None) -> SSLError | None:
+    """What the TLS library said; httpx and httpcore wrap it."""
+    for _ in range(5):
+        if error is None or isinstance(error, SSLError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _is_no_such_key(response: httpx.Response) -> bool:

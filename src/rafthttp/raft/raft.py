@@ -20,7 +20,7 @@ from rafthttp.raft.errors import (
 )
 from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.observer import Observer
-from rafthttp.raft.runtime import restart
+from rafthttp.raft.runtime import changes, restart
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
@@ -30,11 +30,9 @@ from rafthttp.raft.types import (
     Index,
     Leader,
     LogType,
-    Server,
     ServerAddress,
     ServerID,
     State,
-    Suffrage,
     Term,
 )
 
@@ -224,8 +222,7 @@ class Raft:
         Raises:
             ConfigurationChangeError: definite; the cluster refuses it. And as `apply`.
         """
-        server = Server(server_id, address, Suffrage.VOTER)
-        return await self._change(lambda c: _with(c, server), prev_index, timeout)
+        return await self._change(changes.voter(server_id, address), prev_index, timeout)
 
     async def add_nonvoter(
         self,
@@ -236,26 +233,13 @@ class Raft:
         timeout: float | None = None,
     ) -> Index:
         """Add a member that gets the log and does not vote; a voter stays one. As `add_voter`."""
-
-        def change(configuration: Configuration) -> Configuration:
-            vote = configuration.has_vote(server_id)
-            suffrage = Suffrage.VOTER if vote else Suffrage.NONVOTER
-            return _with(configuration, Server(server_id, address, suffrage))
-
-        return await self._change(change, prev_index, timeout)
+        return await self._change(changes.nonvoter(server_id, address), prev_index, timeout)
 
     async def demote_voter(
         self, server_id: ServerID, prev_index: Index = 0, *, timeout: float | None = None
     ) -> Index:
         """Make a voter a nonvoter; an unknown id changes nothing. As `add_voter`."""
-
-        def change(configuration: Configuration) -> Configuration:
-            server = configuration.get(server_id)
-            if server is None:
-                return configuration
-            return _with(configuration, server._replace(suffrage=Suffrage.NONVOTER))
-
-        return await self._change(change, prev_index, timeout)
+        return await self._change(changes.demoted(server_id), prev_index, timeout)
 
     async def remove_server(
         self, server_id: ServerID, prev_index: Index = 0, *, timeout: float | None = None
@@ -264,7 +248,7 @@ class Raft:
 
         An unknown id changes nothing. As `add_voter`.
         """
-        return await self._change(lambda c: c.without(server_id), prev_index, timeout)
+        return await self._change(changes.removed(server_id), prev_index, timeout)
 
     async def wait_caught_up(self, server_id: ServerID, *, timeout: float) -> None:
         """Leader only: wait until that member's log holds everything committed by now.
@@ -402,7 +386,7 @@ class Raft:
 
     async def _change(
         self,
-        change: Callable[[Configuration], Configuration],
+        change: changes.Change,
         prev_index: Index,
         timeout: float | None,
     ) -> Index:
@@ -421,16 +405,7 @@ class Raft:
                 f" {core.configuration_index}"
             )
 
-        def checked(configuration: Configuration) -> Configuration:
-            try:
-                changed = change(configuration)
-            except ValueError as error:
-                raise ConfigurationChangeError(str(error)) from error
-            if not changed.voters:
-                raise ConfigurationChangeError("the cluster would be left without a voter")
-            return changed
-
-        future = self._driver.propose_configuration(checked)
+        future = self._driver.propose_configuration(changes.checked(change))
         return (await self._within(future, None if deadline is None else deadline - self._now()))[0]
 
     def _other_leader(self) -> Leader:
@@ -481,15 +456,6 @@ class Raft:
         self._failure = error
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._shutdown())
-
-
-def _with(configuration: Configuration, server: Server) -> Configuration:
-    owner = configuration.by_address(server.address)
-    if owner is not None and owner.id != server.id:
-        raise ConfigurationChangeError(
-            f"address {server.address} belongs to server {owner.id} already"
-        )
-    return configuration.with_server(server)
 
 
 async def bootstrap_cluster(

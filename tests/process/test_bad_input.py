@@ -110,7 +110,7 @@ def target(
     token: str | None = request.param
     directory = tmp_path_factory.mktemp("attacked")
     options = ["--timeout", "2"]
-    headers = {}
+    headers: dict[str, str] = {}
     if token is not None:
         (directory / "token").write_text(token)
         options += ["--token-file", str(directory / "token")]

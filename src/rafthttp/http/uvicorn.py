@@ -32,6 +32,10 @@ HEAD_SIZE_BYTES_MAX: Final = 64 << 10
 """Bytes of a request head, and of the trailer and chunk heads in a row: h11's limit in uvicorn.
 httptools has none, and 140 MB of header fields took 2.9 GB and a follower's whole time."""
 
+BODY_SECONDS_AT_STOP: Final = 0.5
+"""How long a body may go on coming once the server stops. The application then sees its client go;
+uvicorn would cancel it at its own timeout, which prints a traceback for each."""
+
 HEAD_SECONDS: Final = 10.0
 """How long a client may take for a request head; uvicorn itself waits for ever."""
 
@@ -83,6 +87,9 @@ class _Takeover(_Base):
         """The server stops: nothing can be taken over any more."""
         self._shutting_down = True
         super().shutdown()
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
+            self.loop.call_later(BODY_SECONDS_AT_STOP, self._end_body, cycle)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, stopping behind each head."""
@@ -212,6 +219,10 @@ class _Takeover(_Base):
                 b"the request head is too long\n"
             )
         self.transport.close()
+
+    def _end_body(self, cycle: Any) -> None:
+        if self.cycle is cycle and cycle.more_body:
+            self.transport.close()
 
     def _head_overdue(self) -> None:
         self._head_timer = None

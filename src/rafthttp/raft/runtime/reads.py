@@ -71,6 +71,7 @@ class FollowerReads:
     def __init__(self, forward: Callable[[Leader, float], Awaitable[Index]]) -> None:
         self._forward = forward
         self._waiting: list[asyncio.Future[Index]] = []
+        self._asking: list[asyncio.Future[Index]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def get(self, leader: Callable[[], Leader], timeout: float) -> Index:
@@ -86,18 +87,19 @@ class FollowerReads:
         return await future
 
     def close(self, error: RaftError) -> None:
-        """Fail all."""
+        """Fail all, those too whose forward is under way: cancelled, they would blame their task."""
+        for future in (*self._asking, *self._waiting):
+            _fail(future, error)
+        self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            _fail(future, error)
 
     async def _run(self, leader: Callable[[], Leader], timeout: float) -> None:
-        readers: list[asyncio.Future[Index]] = []
+        readers = self._asking
         try:
             while self._waiting:
                 readers, self._waiting = self._waiting, []
+                self._asking = readers
                 try:
                     index = await self._forward(leader(), timeout)
                 except RaftError as error:

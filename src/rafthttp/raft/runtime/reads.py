@@ -87,7 +87,7 @@ class FollowerReads:
         return await future
 
     def close(self, error: RaftError) -> None:
-        """Fail all, those too whose forward is under way: cancelled, they would blame their task."""
+        """Fail all, those too whose forward is under way; cancelled, it would blame its task."""
         for future in (*self._asking, *self._waiting):
             _fail(future, error)
         self._waiting.clear()

@@ -1,7 +1,9 @@
 """A raft stream over a WebSocket that an ASGI server frames.
 
 Knows ASGI's `websocket` messages. Callbacks on the one side, awaitables on the other: two tasks
-carry the bytes between them. The server keeps frames, pings, masks and the sizes it allows.
+carry the bytes between them. The server keeps frames, pings, masks and the sizes it allows. Most
+close a peer that answers no ping (uvicorn: after 20 s), so a stream that either side keeps paused
+for longer may be cut; it is dialled again as after any other end.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_streams_and_routes_share_a_port(carrier: str) -> None:
     asyncio.run(main())
 
 
-def test_joins_and_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joins_and_forwards() -> None:
     async def forward(request: ForwardRequest) -> ForwardResponse:
         return ForwardResponse(200, request.op.encode() + request.body)
 
@@ -135,8 +135,21 @@ def test_a_client_that_left_is_not_accepted() -> None:
     asyncio.run(main())
 
 
-def test_after_a_refused_upgrade_aiohttp_goes_on() -> None:
-    """What was held meanwhile is the next request."""
+def test_where_aiohttp_cancels_a_client_that_left_waits_no_longer() -> None:
+    async def main() -> None:
+        handler = Handler(timeout=60.0)
+        async with aiohttp_server(application(handler), handler_cancellation=True) as port:
+            async with raw_connection(port) as raw:
+                raw.send(UPGRADE)
+                await until(lambda: handler._upgrades._items)
+            await until(lambda: not handler._upgrades._items)
+        await handler.close()
+
+    asyncio.run(main())
+
+
+def test_nobody_accepts_in_time() -> None:
+    """What was held meanwhile goes back to aiohttp, which closes as it was told."""
 
     async def main() -> None:
         async with endpoint(timeout=0.3) as (handler, _, port), raw_connection(port) as raw:

@@ -107,7 +107,9 @@ class AiohttpEndpoint:
             response = await call
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if connection.stream is None and (task is None or task.cancelling()):
+            if task is None or task.cancelling():  # aiohttp's own doing, not `_on_shutdown`'s
+                if connection.stream is not None:
+                    connection.stream.abort()
                 raise
             response = text_response(503, "the server is shutting down", close=True)
         finally:

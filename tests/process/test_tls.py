@@ -146,6 +146,7 @@ def test_a_cluster_with_mutual_tls_and_certificates_that_change(
     ("options", "sentence"),
     [
         (["--tls-cert", "{cert}"], "--tls-cert and --tls-key go together"),
+        (["--tls-at-proxy", "--tls-key", "{key}"], "--tls-at-proxy serves without TLS"),
         (["--tls-ca", "{ca}"], "--tls-ca needs --tls-cert and --tls-key too"),
         (["--tls-cert", "{ca}", "--tls-key", "{key}"], "cannot use the certificate"),
         (["--tls-cert", "{cert}", "--tls-key", "{ca}x"], "no such file"),

@@ -40,7 +40,7 @@ class ServeOptions:
     @property
     def mutual_tls(self) -> bool:
         """Whether nobody gets in without a certificate of the authority."""
-        return self.tls is not None and self.tls.ca is not None
+        return self.tls is not None and self.tls.cert is not None and self.tls.ca is not None
 
     @property
     def scheme(self) -> str:
@@ -80,6 +80,9 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Let in only who has a certificate of this authority."),
     ] = None,
+    tls_at_proxy: Annotated[
+        bool, typer.Option("--tls-at-proxy", help="Serve plain behind a proxy that ends TLS.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for a handshake, join or leave.")] = 10.0,
     carrier: Annotated[
         str, typer.Option(help="How to dial other nodes: raw, websocket, or auto (raw first).")
@@ -112,7 +115,7 @@ def serve(
         token=read_token(token_file),
         allow=tuple(_parse_network(text) for text in allow or ()),
         insecure=insecure,
-        tls=_tls(tls_cert, tls_key, tls_ca),
+        tls=_tls(tls_cert, tls_key, tls_ca, at_proxy=tls_at_proxy),
         timeout=timeout,
         carrier=carrier,
         stop_with_stdin=stop_with_stdin,
@@ -129,7 +132,13 @@ def serve(
     run(options)
 
 
-def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> Material | None:
+def _tls(
+    cert: Path | None, key: Path | None, ca: Path | None, *, at_proxy: bool
+) -> Material | None:
+    if at_proxy:
+        if cert is not None or key is not None:
+            raise CommandFailedError("--tls-at-proxy serves without TLS: the proxy has --tls-cert")
+        return Material(None, None, ca)  # for dialling alone
     material = read_material(cert, key, ca)
     if material is not None and material.cert is None:
         raise CommandFailedError("--tls-ca needs --tls-cert and --tls-key too")

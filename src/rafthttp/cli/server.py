@@ -61,7 +61,7 @@ async def _serve(options: ServeOptions) -> None:
     try:
         tls = options.tls
         dialling = None if tls is None else tls.client_context()
-        serving = None if tls is None else tls.server_context()
+        serving = None if tls is None or tls.cert is None else tls.server_context()
         if tls is not None and dialling is not None and serving is not None:
             _reload_on_hangup(tls, dialling, serving)
         fsm = KVStateMachine()

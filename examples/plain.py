@@ -36,13 +36,15 @@ async def main(name: str, address: str, data_dir: str, *join: str) -> None:
     node = Node(name, address, fsm=Nothing(), data_dir=data_dir, bootstrap=not join, join=join)
     host, _, port = address.rpartition(":")
     work: asyncio.Task[None] | None = None
-    async with node, Listener(node.handler, host, int(port)):
-        async for leader in node.raft.leader_changes():
-            if leader is not None and leader.id == name:
-                work = asyncio.create_task(job(name))
-            elif work is not None:
-                work.cancel()
-                work = None
+    async with node:
+        assert node.handler is not None, "it is there while the node runs"
+        async with Listener(node.handler, host, int(port)):
+            async for leader in node.raft.leader_changes():
+                if leader is not None and leader.id == name:
+                    work = asyncio.create_task(job(name))
+                elif work is not None:
+                    work.cancel()
+                    work = None
 
 
 if __name__ == "__main__":

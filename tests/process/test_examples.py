@@ -106,3 +106,41 @@ def test_one_replica_works_and_another_takes_over(
     eventually(lambda: any("works" in r.output() for r in others) or None, "another to work")
     assert len([r for r in others if "works" in r.output()]) == 1
     assert all("Traceback" not in r.output() for r in replicas)
+
+
+def test_a_lock_is_held_by_one_and_survives_a_kill(start: Callable[[str], list[Replica]]) -> None:
+    replicas = start("aiohttp_lock.py")
+    with httpx.Client(timeout=15, trust_env=False) as client:
+
+        def ask(replica: Replica, method: str, owner: str, seconds: float = 60) -> httpx.Response:
+            query = {"owner": owner, "seconds": str(seconds)}
+            return client.request(method, f"http://{replica.address}/locks/backup", params=query)
+
+        def serves(replica: Replica) -> bool | None:
+            try:
+                return ask(replica, "POST", "first").status_code == 200 or None
+            except httpx.TransportError:
+                return None
+
+        for replica in replicas:
+            eventually(partial(serves, replica), f"{replica.name} to serve")
+        token = ask(replicas[2], "POST", "first").json()["token"]
+        refused = ask(replicas[1], "POST", "second")
+        assert (refused.status_code, refused.json()["holder"]) == (409, "first")
+        replicas[0].process.kill()
+        replicas[0].process.wait(10)
+
+        def released() -> bool | None:
+            return ask(replicas[1], "DELETE", "first").status_code in (200, 409) or None
+
+        eventually(released, "the lock to be released by the survivors")
+        taken = ask(replicas[2], "POST", "second", seconds=0.2)
+        assert taken.json()["token"] > token, "a later holder has a higher token"
+        # It expires by itself, on the clock of the log.
+
+        def take() -> httpx.Response | None:
+            answered = ask(replicas[1], "POST", "third")
+            return answered if answered.status_code == 200 else None
+
+        third = eventually(take, "the lock to expire")
+        assert third.json()["token"] > taken.json()["token"]

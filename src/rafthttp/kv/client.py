@@ -10,52 +10,54 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from ssl import SSLCertVerificationError, SSLContext, SSLError
-from typing import Any, Final, Self, cast
+from ssl import SSLContext
+from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-from rafthttp import Outcome, RaftHttpError
+from rafthttp import Outcome
+from rafthttp.kv import answers
+from rafthttp.kv.answers import ServiceError
 from rafthttp.kv.commands import KeyInfo, check_key
+
+__all__ = ["KVClient", "ServiceError"]
 
 # A follower answers 503 within the service's own timeout (5 s); this is for one that is stuck.
 _ATTEMPT_TIMEOUT: Final = httpx.Timeout(10.0, connect=2.0)
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_LAST: Final = 1.0
 _PAGE_KEYS: Final = 1000
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, RecursionError)
 # A dot segment would be taken for a path's by every client and proxy on the way.
 _DOTS: Final = {".": "%2E", "..": "%2E%2E"}
 
 
-class ServiceError(RaftHttpError):
-    """The service refused, or nobody answered in time.
-
-    Attributes:
-        status: HTTP status of the last answer, or None when there was none.
-        outcome: whether the request may have taken effect.
-    """
-
-    def __init__(
-        self, text: str, *, status: int | None = None, outcome: Outcome = Outcome.DEFINITE
-    ) -> None:
-        super().__init__(text)
-        self.status = status
-        self.outcome = outcome
-
-
 @dataclass(slots=True)
 class _Attempts:
-    """What the tries of one request have come to."""
+    """What the tries of one request have come to. An answer says more than a later silence."""
 
-    error: str = "nobody was asked"
+    changes: bool
+    answer: str | None = None
+    silence: str = "nobody was asked"
     status: int | None = None
     outcome: Outcome = Outcome.DEFINITE
     pause: float = field(default=_BACKOFF_FIRST)
 
-    def failed(self, error: str, status: int | None, *, unknown: bool) -> None:
-        self.error, self.status = error, status
-        if unknown:
+    def answered(self, error: str, status: int) -> None:
+        self.answer, self.status = error, status
+        self._may_be_done(unknown=status != 503)
+
+    def silent(self, error: str, *, unknown: bool) -> None:
+        self.silence = error
+        self._may_be_done(unknown=unknown)
+
+    def error(self) -> ServiceError:
+        text = self.silence if self.answer is None else self.answer
+        return ServiceError(text, status=self.status, outcome=self.outcome)
+
+    def _may_be_done(self, *, unknown: bool) -> None:
+        if unknown and self.changes:
             self.outcome = Outcome.UNKNOWN  # and it stays so: a later refusal takes nothing back
 
 
@@ -65,7 +67,8 @@ class KVClient:
     Use it as an asynchronous context manager. Given one URL it asks that node for the others.
 
     Args:
-        urls: of one or more nodes, `http://HOST:PORT`.
+        urls: of one or more nodes, `http://HOST:PORT`; without a scheme, https where `ssl` is given
+            and http otherwise.
         token: the cluster's token.
         timeout: seconds for one call, all its tries together.
         ssl: the context for https URLs: which authorities, which certificate of our own.
@@ -84,7 +87,7 @@ class KVClient:
         ssl: SSLContext | None = None,
         discover: bool = True,
     ) -> None:
-        self._urls = [_base_url(url) for url in urls]
+        self._urls = [_base_url(url, "http" if ssl is None else "https") for url in urls]
         if not self._urls:
             raise ValueError("at least one URL is needed")
         self._timeout = timeout
@@ -148,16 +151,15 @@ class KVClient:
             params = {"prefix": prefix, "limit": str(_PAGE_KEYS), **_consistency(stale)}
             if after is not None:
                 params["after"] = after
-            page = cast("dict[str, Any]", (await self._request("GET", "/kv", params=params)).json())
-            for item in page["keys"]:
-                yield KeyInfo(item["key"], item["size"])
-            after = page["next"]
+            keys, after = answers.page(await self._request("GET", "/kv", params=params))
+            for info in keys:
+                yield info
             if after is None:
                 return
 
     async def status(self) -> dict[str, Any]:
         """The status of the first node that answers. Raises as `get`."""
-        return cast("dict[str, Any]", (await self._request("GET", "/status")).json())
+        return answers.status(await self._request("GET", "/status"))
 
     async def leave(self) -> dict[str, Any]:
         """Ask the node of the first URL, and no other, to leave its cluster.
@@ -165,14 +167,15 @@ class KVClient:
         Raises:
             ServiceError: it refused, or did not answer in time.
         """
+        url = f"{self._urls[0]}/leave"
         try:
-            response = await self._http.post(f"{self._urls[0]}/leave", timeout=self._timeout)
-        except httpx.HTTPError as error:
-            text = f"{self._urls[0]}: {_sentence(error)}"
-            raise ServiceError(text, outcome=_outcome_of(error)) from error
+            response = await self._http.post(url, timeout=self._timeout)
+        except httpx.RequestError as error:
+            text = f"{self._urls[0]}: {answers.sentence(error)}"
+            raise ServiceError(text, outcome=answers.outcome_of(error)) from error
         if response.status_code != 200:
-            raise _refusal(response)
-        return cast("dict[str, Any]", response.json())
+            raise answers.refusal(response, self._urls[0])
+        return answers.left(response)
 
     # -- inside
 
@@ -187,7 +190,7 @@ class KVClient:
         """Ask one node after the other until one has an answer or the time is over."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
-        tries = _Attempts()
+        tries = _Attempts(changes=method != "GET")
         while True:
             url = self._urls[0]
             response: httpx.Response | None = None
@@ -196,19 +199,18 @@ class KVClient:
                     response = await self._http.request(
                         method, url + path, params=params, content=content
                     )
-            except (httpx.TransportError, TimeoutError) as error:
-                unknown = _outcome_of(error) is Outcome.UNKNOWN
-                tries.failed(f"{url}: {_sentence(error)}", None, unknown=unknown)
+            except (httpx.RequestError, TimeoutError) as error:
+                unknown = answers.outcome_of(error) is Outcome.UNKNOWN
+                tries.silent(f"{url}: {answers.sentence(error)}", unknown=unknown)
             if response is not None:
-                if response.is_success or _is_no_such_key(response):
-                    await self._discover(response, url)
+                if answers.is_done(response):
+                    await self._discover(response, url, deadline)
                     return response
-                if response.status_code < 500:
-                    raise _refusal(response)
-                unknown = response.status_code != 503
-                tries.failed(_error_text(response), response.status_code, unknown=unknown)
+                if not answers.is_worth_another_try(response):
+                    raise answers.refusal(response, url)
+                tries.answered(answers.error_text(response, url), response.status_code)
             if loop.time() + tries.pause >= deadline:
-                raise ServiceError(tries.error, status=tries.status, outcome=tries.outcome)
+                raise tries.error()
             self._turn_from(url)
             await asyncio.sleep(tries.pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             tries.pause = min(tries.pause * 2, _BACKOFF_LAST)
@@ -218,7 +220,7 @@ class KVClient:
         if self._urls[0] == url and len(self._urls) > 1:
             self._urls.append(self._urls.pop(0))
 
-    async def _discover(self, answered: httpx.Response, url: str) -> None:
+    async def _discover(self, answered: httpx.Response, url: str, deadline: float) -> None:
         """Learn the other members from a node that answers, once."""
         if self._discovered:
             return
@@ -226,11 +228,12 @@ class KVClient:
         try:
             status = answered
             if answered.url.path != "/status":
-                status = await self._http.get(f"{url}/status")
+                async with asyncio.timeout_at(deadline):
+                    status = await self._http.get(f"{url}/status")
             servers: list[dict[str, str]] = status.json()["servers"] if status.is_success else []
             known = urlsplit(url)  # a prefix is the same for all, as the endpoint's path is
             found = [f"{known.scheme}://{server['address']}{known.path}" for server in servers]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, TimeoutError, *_UNREADABLE):
             self._discovered = False  # the answer at hand counts; the next one asks again
             return
         self._urls += [other for other in found if other not in self._urls]
@@ -246,67 +249,13 @@ def _key_path(key: str) -> str:
     return "/kv/" + "/".join(segments)
 
 
-def _base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{url!r} is not http://HOST:PORT")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-
-
-def _outcome_of(error: Exception) -> Outcome:
-    """A connection that never came about carried nothing."""
-    never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    return Outcome.DEFINITE if never_sent else Outcome.UNKNOWN
-
-
-def _sentence(error: Exception) -> str:
-    tls = _tls_error(error)
-    if isinstance(tls, SSLCertVerificationError):
-        return f"its TLS certificate is not accepted: {tls.verify_message.rstrip('.')}"
-    if tls is not None:
-        return f"TLS failed: {(tls.reason or str(tls)).replace('_', ' ').lower()}"
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return "cannot connect"
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return "no answer in time"
-    if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) and _is_https(error):
-        # TLS 1.3: a client learns that its certificate was refused only when it reads, or never.
-        return "it closed the connection before its answer; it may ask for a client certificate"
-    return str(error) or type(error).__name__
-
-
-def _is_https(error: httpx.TransportError) -> bool:
-    return error.request.url.scheme == "https"
-
-
-def _tls_error(error: BaseException | None) -> SSLError | None:
-    """What the TLS library said; httpx and httpcore wrap it."""
-    for _ in range(5):
-        if error is None or isinstance(error, SSLError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _is_no_such_key(response: httpx.Response) -> bool:
-    """A 404 of the service; a proxy's or another application's says nothing about a key."""
+def _base_url(text: str, default_scheme: str) -> str:
+    url = text if "://" in text else f"{default_scheme}://{text}"
     try:
-        return response.status_code == 404 and "outcome" in response.json()
-    except (ValueError, TypeError):
-        return False
-
-
-def _error_text(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.url.host}:{response.url.port} answered {response.status_code}"
-
-
-def _refusal(response: httpx.Response) -> ServiceError:
-    unknown = response.status_code >= 500 and response.status_code != 503
-    return ServiceError(
-        _error_text(response),
-        status=response.status_code,
-        outcome=Outcome.UNKNOWN if unknown else Outcome.DEFINITE,
-    )
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        if usable and httpx.URL(url).host and not any(map(str.isspace, url)):
+            return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    except (ValueError, httpx.InvalidURL):
+        pass
+    raise ValueError(f"{text!r} is not http[s]://HOST:PORT")

@@ -4,11 +4,15 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from rafthttp import cli
+from rafthttp.cli.output import explained
+from rafthttp.kv.client import ServiceError
+from rafthttp.testing.nodes import address_of, loopback_listener
 from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually, serve_cluster
 
 LISTEN = ("--id", "n1", "--listen", "127.0.0.1:1")  # nothing here gets as far as the port
@@ -49,6 +53,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ((*LISTEN, *MEMORY, "--timeout", "soon"), "--timeout"),
         ((*LISTEN, *MEMORY, "--allow", "10.0.0.0/99"), "no network"),
         ((*LISTEN, *MEMORY, "--token-file", "/does/not/exist"), "cannot read the token file"),
+        ((*LISTEN, "--advertise", "0.0.0.0:1", *MEMORY), "--advertise 0.0.0.0:1 names no host"),
+        ((*LISTEN, "--advertise", "[::]:1", *MEMORY), "--advertise [::]:1 names no host"),
+        (
+            ("--id", "n1", "--listen", "0.0.0.0:1", *MEMORY),
+            "where the other nodes reach this one; and 0.0.0.0:1 can be reached",
+        ),
+        ((*LISTEN, *MEMORY, "--insecure", "--allow", "10.0.0.0/8"), "give only one"),
+        ((*LISTEN, *MEMORY, "--insecure", "--tls-ca", "f"), "give only one"),
+        ((*LISTEN, *MEMORY, "--path", "/kv"), "--path /kv: /kv is the key-value service's own"),
+        ((*LISTEN, *MEMORY, "--path", "/kv/raft"), "/kv is the key-value service's own"),
+        ((*LISTEN, *MEMORY, "--path", "/status"), "/status is the key-value service's own"),
+        ((*LISTEN, *MEMORY, "--nonsense"), "(see `rafthttp serve --help`)"),
         (("--listen", "127.0.0.1:1", *MEMORY), "--id"),
         (("--id", "n1", *MEMORY), "--listen"),
         ((*LISTEN, *MEMORY, "--nonsense"), "--nonsense"),
@@ -87,7 +103,8 @@ def test_an_empty_token_file(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         (("cluster", "--nodes", "0"), "--nodes"),
         (("cluster", "--port", "65535"), "no 3 ports"),
         (("cluster", "--data-dir", "/proc/nowhere"), "cannot write to /proc/nowhere"),
-        (("nonsense",), "nonsense"),
+        (("nonsense",), "(see `rafthttp --help`)"),
+        (("kv", "get"), "(see `rafthttp kv get --help`)"),
     ],
 )
 def test_other_commands_refuse_in_one_line(
@@ -96,13 +113,34 @@ def test_other_commands_refuse_in_one_line(
     assert says in refused(capsys, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("kv", "--help"), ("serve", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("-h",), ("kv", "-h"), ("serve", "-h"), ("serve", "--help")]
+)
 def test_help_names_the_commands(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     code = cli.run(list(arguments))
     assert code == (0 if arguments else 2)
     assert "rafthttp" in capsys.readouterr().out
+
+
+def test_an_id_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    with loopback_listener() as listener:
+        address = address_of(listener)
+    line = refused(capsys, "serve", "--id", "a b", "--listen", address, *MEMORY)
+    assert "'a b' has a character that is not allowed: only letters, digits and" in line
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"rafthttp {version('raft-http')}\n"
+
+
+def test_a_token_that_is_missing_or_wrong(tmp_path: Path) -> None:
+    error = ServiceError("a bearer token is needed", status=401)
+    assert explained(error, None) == "the service asks for a token: give --token-file FILE"
+    assert "the token is wrong" in explained(error, tmp_path)
+    assert explained(ServiceError("no", status=403), None) == "no"
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +223,7 @@ def test_the_only_voter_cannot_leave(
     capsys: pytest.CaptureFixture[str], node: ServeProcess
 ) -> None:
     assert cli.run(["leave", node.url]) == 1
-    assert "without a voter" in capsys.readouterr().err
+    assert "n1 is the last voter of its cluster: just stop it" in capsys.readouterr().err
     assert node.running
 
 

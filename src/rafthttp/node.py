@@ -153,6 +153,8 @@ class Node:
         self._fsm = fsm
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._bootstrap = bootstrap
+        if isinstance(join, str):
+            raise ConfigError(f"join is a list of URLs: [{join!r}]")
         # One list of all members may be given to each of them.
         self._join = [target for url in join if (target := join_target(url)) != self.address]
         if join and not self._join:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Final, cast
+from importlib.metadata import version as installed_version
+from typing import Annotated, Final, cast
 
 import typer
 
@@ -11,7 +12,7 @@ from rafthttp import RaftHttpError
 from rafthttp.cli.cluster import cluster
 from rafthttp.cli.kv import app as kv_app
 from rafthttp.cli.nodes import leave, status
-from rafthttp.cli.output import CommandFailedError, print_error
+from rafthttp.cli.output import CommandFailedError, out, print_error
 from rafthttp.cli.serve import serve
 
 app: Final = typer.Typer(
@@ -20,7 +21,28 @@ app: Final = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out(f"rafthttp {installed_version('raft-http')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print it, and end."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has done it
+
+
 app.command()(serve)
 app.command()(cluster)
 app.command()(status)
@@ -47,7 +69,9 @@ def run(arguments: list[str]) -> int:
     except _UsageError as error:
         message = cast("typer.BadParameter", error).format_message()
         if message:  # the help that no arguments ask for is printed already
-            print_error(f"{message} (see `rafthttp --help`)")
+            context = cast("typer.Context | None", getattr(error, "ctx", None))
+            command_path = "rafthttp" if context is None else context.command_path
+            print_error(f"{message} (see `{command_path} --help`)")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130

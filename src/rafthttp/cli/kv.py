@@ -15,6 +15,7 @@ from rafthttp.cli.options import DEFAULT_URL, Timeout, TokenFile, Urls
 from rafthttp.cli.output import (
     CommandFailedError,
     TransferProgress,
+    explained,
     note,
     out,
     read_token,
@@ -187,6 +188,6 @@ def _with_client(
     except ServiceError as error:
         unknown = error.outcome.value == "unknown"
         tail = " (it may have been done all the same)" if unknown else ""
-        raise CommandFailedError(f"{error}{tail}") from None
+        raise CommandFailedError(f"{explained(error, token_file)}{tail}") from None
     except (CommandError, ValueError) as error:
         raise CommandFailedError(str(error)) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rafthttp.cli.options import TokenFile
-from rafthttp.cli.output import CommandFailedError, out, read_token
+from rafthttp.cli.output import CommandFailedError, explained, out, read_token
 from rafthttp.cli.tls import client_context, with_tls
 from rafthttp.kv.client import KVClient, ServiceError
 
@@ -26,7 +28,7 @@ def status(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
 ) -> None:
     """Show what a node knows of itself and of its cluster."""
-    answer = asyncio.run(_status(url, read_token(token_file), timeout))
+    answer = _ask(url, token_file, timeout, KVClient.status)
     if as_json:
         out(json.dumps(answer, indent=2))
         return
@@ -61,24 +63,26 @@ def leave(
 
     Start it again with --join to make it a member again.
     """
-    answer = asyncio.run(_leave(url, read_token(token_file), timeout))
+    answer = _ask(url, token_file, timeout, KVClient.leave)
     out(f"{answer['id']} has left its cluster and stops")
 
 
-async def _status(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    async with _client(url, token, timeout) as client:
-        try:
-            return await client.status()
-        except ServiceError as error:
-            raise CommandFailedError(str(error)) from None
+def _ask(
+    url: str,
+    token_file: Path | None,
+    timeout: float,
+    call: Callable[[KVClient], Awaitable[dict[str, Any]]],
+) -> dict[str, Any]:
+    token = read_token(token_file)
 
+    async def run() -> dict[str, Any]:
+        async with _client(url, token, timeout) as client:
+            return await call(client)
 
-async def _leave(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    async with _client(url, token, timeout) as client:
-        try:
-            return await client.leave()
-        except ServiceError as error:
-            raise CommandFailedError(str(error)) from None
+    try:
+        return asyncio.run(run())
+    except ServiceError as error:
+        raise CommandFailedError(explained(error, token_file)) from None
 
 
 def _client(url: str, token: str | None, timeout: float) -> KVClient:

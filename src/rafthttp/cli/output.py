@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from rich.progress import (
 )
 
 from rafthttp import RaftHttpError
+from rafthttp.kv.client import ServiceError
 from rafthttp.kv.files import Transfer
 
 # How often a line of progress appears where there is no terminal to draw a bar on.
@@ -71,6 +73,15 @@ def read_token(path: Path | None) -> str | None:
     if not token:
         raise CommandFailedError(f"the token file {path} is empty")
     return token
+
+
+def explained(error: ServiceError, token_file: Path | None) -> str:
+    """What the service said; for a refused token, what to do about it."""
+    if error.status != HTTPStatus.UNAUTHORIZED:
+        return str(error)
+    if token_file is None:
+        return "the service asks for a token: give --token-file FILE"
+    return f"the token is wrong: the service does not accept that of {token_file}"
 
 
 class TransferProgress:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ipaddress
 import logging
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from rafthttp.cli.output import CommandFailedError, read_token
 from rafthttp.cli.tls import CERT_HELP, KEY_HELP, Material, read_material
 from rafthttp.kv.access import Network
+
+_SERVICE_PATHS: Final = frozenset({"/kv", "/status", "/healthz", "/leave", "/openapi.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +103,28 @@ def serve(
         raise CommandFailedError(f"--timeout is {timeout:g}; it must be above 0")
     if carrier not in ("auto", "raw", "websocket"):
         raise CommandFailedError(f"--carrier is {carrier!r}; it must be auto, raw or websocket")
+    _check_path(path)
     host, port = _parse_address(listen, "--listen")
+    token = read_token(token_file)
+    mutual_tls = tls_ca is not None
+    if insecure and (token or allow or mutual_tls):
+        raise CommandFailedError(
+            "--insecure lets everybody in; --token-file, --allow and --tls-ca do not: give only one"
+        )
+    guarded = token is not None or bool(allow) or insecure or mutual_tls
+    missing = _missing_for_others(listen, host, advertise, guarded=guarded)
+    if missing:
+        raise CommandFailedError(missing)
     options = ServeOptions(
         node_id=node_id,
         listen=(host, port),
-        advertise=_advertised(listen, host, advertise),
+        advertise=listen if advertise is None else _checked_advertise(advertise),
         data_dir=data_dir,
         bootstrap=bootstrap,
         join=tuple(join or ()),
         path=path,
         root_path=root_path.rstrip("/"),
-        token=read_token(token_file),
+        token=token,
         allow=tuple(_parse_network(text) for text in allow or ()),
         insecure=insecure,
         tls=_tls(tls_cert, tls_key, tls_ca, at_proxy=tls_at_proxy),
@@ -120,12 +132,6 @@ def serve(
         carrier=carrier,
         stop_with_stdin=stop_with_stdin,
     )
-    guarded = options.token is not None or options.allow or options.insecure or options.mutual_tls
-    if not guarded and not _is_loopback(host):
-        raise CommandFailedError(
-            f"{listen} can be reached from other machines: give --token-file, --allow"
-            " or --tls-ca, or --insecure to let everybody in"
-        )
     _log_to_stderr(node_id, verbose=verbose)
     from rafthttp.cli.server import run  # the whole server: loaded only where it runs
 
@@ -153,17 +159,46 @@ def _parse_address(text: str, option: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _advertised(listen: str, host: str, advertise: str | None) -> str:
-    if advertise is not None:
-        _parse_address(advertise, "--advertise")
-        return advertise
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:
-            raise CommandFailedError(
-                f"--listen {listen} names no host: give --advertise HOST:PORT, where the other"
-                " nodes reach this one"
-            )
-    return listen
+def _check_path(path: str) -> None:
+    """The members' endpoint may not be where the service's own routes are."""
+    taken = "/" + path.strip("/").partition("/")[0]
+    if taken in _SERVICE_PATHS:
+        raise CommandFailedError(f"--path {path}: {taken} is the key-value service's own")
+
+
+def _missing_for_others(
+    listen: str, host: str, advertise: str | None, *, guarded: bool
+) -> str | None:
+    """What is not said, and has to be where other machines can connect; in one sentence."""
+    wants: list[str] = []
+    if advertise is None and _is_unspecified(host):
+        wants.append(
+            f"--listen {listen} names no host: give --advertise HOST:PORT, where the other"
+            " nodes reach this one"
+        )
+    if not guarded and not _is_loopback(host):
+        wants.append(
+            f"{listen} can be reached from other machines: give --token-file, --allow"
+            " or --tls-ca, or --insecure to let everybody in"
+        )
+    return "; and ".join(wants) or None
+
+
+def _checked_advertise(advertise: str) -> str:
+    host, _ = _parse_address(advertise, "--advertise")
+    if _is_unspecified(host):
+        raise CommandFailedError(
+            f"--advertise {advertise} names no host: give the one at which the other nodes"
+            " reach this one"
+        )
+    return advertise
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

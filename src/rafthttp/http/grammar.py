@@ -44,7 +44,10 @@ def parse_id(text: str) -> ServerID:
     if len(text) > ID_LENGTH_MAX:
         raise ValueError(f"the server ID has {len(text)} characters, more than {ID_LENGTH_MAX}")
     if _ID.fullmatch(text) is None:
-        raise ValueError("the server ID has a character that is not allowed")
+        raise ValueError(
+            f"the server ID {text!r} has a character that is not allowed: only letters, digits and"
+            " . _ ~ : @ + / = , [ ] - are"
+        )
     return ServerID(text)
 
 

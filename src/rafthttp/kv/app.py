@@ -179,6 +179,10 @@ class KVService:
     async def leave(self, request: Request) -> Response:
         """Remove this node from its cluster."""
         del request
+        servers = self._node.raft.get_configuration().configuration
+        if [server.id for server in servers.voters] == [self._node.id]:
+            text = f"{self._node.id} is the last voter of its cluster: just stop it"
+            return error_response(409, text, leader=self._leader())
         await self._node.leave()
         if self._on_leave is not None:
             self._on_leave()

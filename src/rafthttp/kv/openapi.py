@@ -111,7 +111,11 @@ _PATHS: Final[dict[str, Any]] = {
     "/leave": {
         "post": {
             "summary": "Remove this node from its cluster.",
-            "responses": {"200": {"description": "It has left."}, **_FAILURES},
+            "responses": {
+                "200": {"description": "It has left."},
+                "409": _error("It is the last voter: just stop it."),
+                **_FAILURES,
+            },
         }
     },
 }

@@ -147,7 +147,7 @@ def test_a_taken_port_is_one_line_and_nothing_stays(tmp_path: Path) -> None:
         )
         assert second.returncode == 1
         (line,) = second.stderr.splitlines()
-        assert "address already in use" in line
+        assert "address already in use; choose another with --port (make run PORT=...)" in line
 
 
 def test_a_data_directory_given_keeps_the_data_for_the_next_run(tmp_path: Path) -> None:
@@ -170,6 +170,20 @@ def test_a_data_directory_given_keeps_the_data_for_the_next_run(tmp_path: Path) 
         curl(first.port, "-X", "PUT", "--data-binary", "value")
         first.process.terminate()
         assert first.process.wait(10) == 0
+    for options, says in (
+        (("--port", str(first.port - 1)), f"give --port {first.port}"),
+        (("--port", str(first.port), "--nodes", "2"), "give --nodes 3"),
+    ):
+        other = subprocess.run(
+            command("cluster", *options, "--data-dir", data_dir),
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+        assert other.returncode == 1
+        (line,) = other.stderr.splitlines()
+        assert says in line
     again = subprocess.Popen(
         command("cluster", "--port", str(first.port), "--data-dir", data_dir),
         stdin=subprocess.DEVNULL,

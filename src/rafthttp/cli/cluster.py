@@ -6,6 +6,9 @@ Knows processes and the nodes' URLs; everything a node does is its own process's
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import os
 import signal
 import sys
 import tempfile
@@ -28,6 +31,9 @@ _POLL_SECONDS: Final = 0.1
 # From the signal to the last process killed; a node that is well stops in a tenth of it.
 _STOP_SECONDS: Final = 1.5
 _LOG_LINES: Final = 5
+# Beside the nodes' directories: whose addresses their data are of.
+_MADE_FOR: Final = "cluster.json"
+_IN_USE: Final = os.strerror(errno.EADDRINUSE).lower()
 
 
 @dataclass(slots=True)
@@ -75,7 +81,34 @@ def cluster(
     """Start a cluster on this machine, one process and one port a node, until Ctrl-C."""
     if port + nodes - 1 > 65535:
         raise CommandFailedError(f"there are no {nodes} ports from {port} on")
+    if data_dir is not None:
+        _check_made_for(data_dir, nodes, port)
     asyncio.run(_run(nodes, port, data_dir))
+
+
+def _check_made_for(data_dir: Path, nodes: int, port: int) -> None:
+    """The addresses are part of the data: elsewhere the nodes would seek each other in vain."""
+    try:
+        made: dict[str, Any] = json.loads((data_dir / _MADE_FOR).read_text("utf-8"))
+        first, most = int(made["port"]), int(made["nodes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing is there yet, or nothing that can be read: the nodes tell
+    if port != first:
+        raise CommandFailedError(
+            f"the data in {data_dir} are of a cluster on the ports from {first} on:"
+            f" give --port {first}, or another --data-dir"
+        )
+    if nodes < most:
+        raise CommandFailedError(
+            f"the data in {data_dir} are of a cluster of {most}: give --nodes {most}"
+        )
+
+
+def _note_made_for(data_dir: Path, nodes: int, port: int) -> None:
+    try:
+        (data_dir / _MADE_FOR).write_text(json.dumps({"port": port, "nodes": nodes}) + "\n")
+    except OSError as error:
+        raise CommandFailedError(f"cannot write to {data_dir}: {error.strerror}") from None
 
 
 async def _run(nodes: int, port: int, data_dir: Path | None) -> None:
@@ -97,7 +130,9 @@ async def _run(nodes: int, port: int, data_dir: Path | None) -> None:
         try:
             await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not stopped.done():
-                _introduce(children, ready.result())
+                leader = ready.result()
+                _note_made_for(data_dir, nodes, port)
+                _introduce(children, leader)
                 watch = asyncio.create_task(_watch(children))
                 await asyncio.wait({watch, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
@@ -197,7 +232,9 @@ async def _ready(children: list[_Child]) -> str:
 def _check_alive(children: list[_Child]) -> None:
     for child in children:
         if child.process.returncode is not None:
-            raise CommandFailedError(f"{child.end()}: {child.last_line()}")
+            line = child.last_line()
+            hint = "; choose another with --port (make run PORT=...)" if _IN_USE in line else ""
+            raise CommandFailedError(f"{child.end()}: {line}{hint}")
 
 
 async def _leader_of(client: httpx.AsyncClient, child: _Child, voters: int) -> str | None:

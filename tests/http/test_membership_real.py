@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import BinaryIO
 
 import pytest
 
@@ -16,6 +16,7 @@ from rafthttp.http.listener import Listener
 from rafthttp.http.membership import handle_change_requests
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import MembershipError, TimedOutError
+from rafthttp.raft.fsm import FSM, BytesSnapshot
 from rafthttp.raft.raft import Raft, bootstrap_cluster
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.transport.network import NetworkTransport
@@ -23,20 +24,17 @@ from rafthttp.raft.types import Configuration, Log, Server, ServerID, State, Suf
 from rafthttp.testing.http import until
 
 
-class Nothing:
-    """A state machine without a state."""
+class Nothing(FSM):
+    """A state machine without state."""
 
     def apply(self, log: Log) -> None:
-        return None
+        """Nothing to apply."""
 
-    def apply_batch(self, logs: Sequence[Log]) -> list[Any]:
-        return [None] * len(logs)
+    def snapshot(self) -> BytesSnapshot:
+        return BytesSnapshot(b"")
 
-    def snapshot(self) -> Any:
-        raise NotImplementedError
-
-    def restore(self, *_: Any) -> None:
-        raise NotImplementedError
+    def restore(self, source: BinaryIO) -> None:
+        """Nothing to restore."""
 
 
 class Member:
@@ -65,8 +63,7 @@ class Member:
             alone = Configuration((Server(self.id, self.layer.address),))
             await bootstrap_cluster(config, store, store, None, alone)
         transport = NetworkTransport(self.layer, timeout=2.0)
-        fsm: Any = Nothing()
-        self.raft = await Raft.start(config, fsm, store, store, None, transport)
+        self.raft = await Raft.start(config, Nothing(), store, store, None, transport)
         self._handling = asyncio.create_task(
             handle_change_requests(self.raft, self.handler.requests())
         )

@@ -404,13 +404,15 @@ async def test_a_server_outside_any_configuration_stays_quiet() -> None:
 async def test_shutdown_ends_every_call_and_is_idempotent() -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()
+        await leader.barrier()  # its no-op is committed, so that the change is proposed at once
         for other in cluster.ids:
             if other != leader.id:
                 cluster.isolate(other)
+        proposed = leader.last_index + 2
         apply = asyncio.ensure_future(leader.apply(b"x"))
         read = asyncio.ensure_future(leader.read_index())
         change = asyncio.ensure_future(leader.add_nonvoter(ServerID("n9"), ServerAddress("n9:1")))
-        await asyncio.sleep(0.01)
+        await until(lambda: leader.last_index >= proposed)
         await leader.shutdown()
         await leader.shutdown()
         assert leader.state is State.SHUTDOWN

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -17,15 +15,7 @@ from rafthttp.raft.errors import (
 )
 from rafthttp.raft.runtime.proposals import Pending, Proposal
 from rafthttp.raft.types import LogType
-
-
-def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def run() -> None:
-        asyncio.run(test())
-
-    run.__name__ = test.__name__
-    run.__doc__ = test.__doc__
-    return run
+from rafthttp.testing.cluster import in_loop
 
 
 def proposal(data: bytes = b"x") -> Proposal:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rafthttp.http.membership_client import change_membership
     from rafthttp.http.uvicorn import raft_protocol
     from rafthttp.node import Node
+    from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
     from rafthttp.raft.config import Config
     from rafthttp.raft.errors import (
         CantBootstrapError,
@@ -76,13 +77,8 @@ if TYPE_CHECKING:
         RaftState,
         ResumedHeartbeatObservation,
     )
-    from rafthttp.raft.raft import (
-        Applied,
-        LatestConfiguration,
-        Raft,
-        bootstrap_cluster,
-        has_existing_state,
-    )
+    from rafthttp.raft.raft import Applied, Raft
+    from rafthttp.raft.status import LatestConfiguration
     from rafthttp.raft.storage.memory import DiscardSnapshotStore, MemorySnapshotStore, MemoryStore
     from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
     from rafthttp.raft.storage.sqlite import SqliteStore
@@ -303,13 +299,9 @@ _ROOMS: Final = {
         "RaftState",
         "ResumedHeartbeatObservation",
     ),
-    "rafthttp.raft.raft": (
-        "Applied",
-        "LatestConfiguration",
-        "Raft",
-        "bootstrap_cluster",
-        "has_existing_state",
-    ),
+    "rafthttp.raft.bootstrap": ("bootstrap_cluster", "has_existing_state"),
+    "rafthttp.raft.raft": ("Applied", "Raft"),
+    "rafthttp.raft.status": ("LatestConfiguration",),
     "rafthttp.raft.storage.memory": (
         "DiscardSnapshotStore",
         "MemorySnapshotStore",

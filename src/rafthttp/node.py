@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import uuid
 from collections.abc import (
     AsyncGenerator,
@@ -26,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from rafthttp import forwarding
-from rafthttp.forwarding import Forwarder, ForwardFormatError, ForwardRefusedError
+from rafthttp.forwarding import Forwarder, ForwardFormatError
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
 from rafthttp.http.asgi import serve
 from rafthttp.http.carriers import CARRIERS
@@ -37,19 +36,16 @@ from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
 from rafthttp.http.messages import OUTCOME_HEADER, Request, Response, text_response
 from rafthttp.joining import join, join_target, pack_targets, unpack_targets
+from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     ConfigError,
     EntryTooLargeError,
-    Outcome,
-    OverloadedError,
-    RaftError,
     ShutdownError,
-    TimedOutError,
     UnknownLeaderError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
-from rafthttp.raft.raft import Raft, bootstrap_cluster, has_existing_state
+from rafthttp.raft.raft import Raft
 from rafthttp.raft.runtime.proposals import check_command
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
@@ -61,6 +57,7 @@ from rafthttp.raft.types import (
     Server,
     State,
 )
+from rafthttp.retrying import retry
 
 _log = logging.getLogger("rafthttp.node")
 
@@ -70,15 +67,10 @@ CLUSTER_ID: Final = b"ClusterID"
 PENDING_JOIN: Final = b"PendingJoin"
 """Stable key: whom to ask, from the first request to join until it is done."""
 
-# Pauses between tries to reach a leader, doubled from the first to the last, with jitter; a change
-# of leader ends them early. An election takes a tenth of a second at best.
-_PAUSES: Final = (0.01, 0.25)
 # The membership task ends with the server; this bound only keeps a defect from hanging `stop`.
 _FINISH_WAIT: Final = 5.0
 # Room for the envelope of a forwarded entry, and for a batch of small ones.
 _FORWARD_ROOM_BYTES: Final = 2 * forwarding.BATCH_SIZE_BYTES_MAX
-# Trying again helps in none of these.
-_FINAL: Final = (EntryTooLargeError, ForwardRefusedError, OverloadedError)
 
 _T = TypeVar("_T")
 _Scope: TypeAlias = MutableMapping[str, Any]
@@ -385,6 +377,9 @@ class Node:
             self._leader_changed.set()
             self._leader_changed = asyncio.Event()
 
+    async def _wait_leader_changed(self) -> None:
+        await self._leader_changed.wait()
+
     async def _join_in_background(
         self, targets: Sequence[str], on_released: Callable[[], None] | None
     ) -> None:
@@ -416,33 +411,13 @@ class Node:
         *,
         repeatable: bool = False,
     ) -> _T:
-        """Call `once` with the seconds left until it succeeds or may not be called again."""
-        loop = asyncio.get_running_loop()
-        timeout = self.timeout if timeout is None else timeout
-        deadline = loop.time() + timeout
-        pause, pause_max = _PAUSES
-        while True:
-            try:
-                return await once(max(deadline - loop.time(), 0.001))
-            except _FINAL:
-                raise
-            except RaftError as error:
-                if error.outcome is Outcome.UNKNOWN and not repeatable:
-                    raise
-                if self._raft is None or self._raft.state is State.SHUTDOWN:
-                    raise
-                remaining = deadline - loop.time()
-                if remaining <= 0:
-                    raise TimedOutError(
-                        f"not done within {timeout:g} s: {error}",
-                        outcome=Outcome.DEFINITE,
-                        leader=error.leader,
-                    ) from error
-            with suppress(TimeoutError):
-                jittered = pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-                async with asyncio.timeout(min(jittered, remaining)):
-                    await self._leader_changed.wait()
-            pause = min(pause * 2, pause_max)
+        return await retry(
+            once,
+            self.timeout if timeout is None else timeout,
+            repeatable=repeatable,
+            has_ended=lambda: self._raft is None or self._raft.state is State.SHUTDOWN,
+            wait_changed=self._wait_leader_changed,
+        )
 
     async def _apply_once(self, data: bytes, timeout: float) -> Any:
         raft = self.raft

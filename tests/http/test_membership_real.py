@@ -14,10 +14,11 @@ from rafthttp.http.handler import Handler
 from rafthttp.http.layer import Layer
 from rafthttp.http.listener import Listener
 from rafthttp.http.membership import handle_change_requests
+from rafthttp.raft.bootstrap import bootstrap_cluster
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import MembershipError, TimedOutError
 from rafthttp.raft.fsm import FSM, BytesSnapshot
-from rafthttp.raft.raft import Raft, bootstrap_cluster
+from rafthttp.raft.raft import Raft
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.transport.network import NetworkTransport
 from rafthttp.raft.types import Configuration, Log, Server, ServerID, State, Suffrage

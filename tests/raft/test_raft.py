@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.errors import (
     CantBootstrapError,
     ConfigError,
@@ -23,7 +24,7 @@ from rafthttp.raft.errors import (
     StorageFailedError,
     TimedOutError,
 )
-from rafthttp.raft.raft import Raft, bootstrap_cluster, has_existing_state
+from rafthttp.raft.raft import Raft
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.transport.inmem import InmemTransport

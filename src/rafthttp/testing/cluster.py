@@ -12,9 +12,10 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
+from rafthttp.raft.bootstrap import bootstrap_cluster
 from rafthttp.raft.config import Config
 from rafthttp.raft.fsm import FSM, FSMSnapshot
-from rafthttp.raft.raft import Raft, bootstrap_cluster
+from rafthttp.raft.raft import Raft
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.protocols import LogStore, StableStore
 from rafthttp.raft.transport.inmem import InmemTransport

@@ -1,0 +1,121 @@
+"""What a server tells of itself: role, indexes, configuration, figures, observers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from rafthttp.raft.config import Config
+from rafthttp.raft.observer import Observer
+from rafthttp.raft.runtime.driver import Driver
+from rafthttp.raft.transport.protocols import Transport
+from rafthttp.raft.types import Configuration, Index, Leader, ServerAddress, ServerID, State, Term
+
+
+@dataclass(frozen=True, slots=True)
+class LatestConfiguration:
+    """The latest configuration, committed or not, and its index."""
+
+    configuration: Configuration
+    index: Index
+
+
+class RaftStatus:
+    """The half of `Raft` that only looks."""
+
+    def __init__(self, config: Config, transport: Transport) -> None:
+        self._config = config
+        self._transport = transport
+        self._driver: Driver
+        self._stop: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+
+    def get_configuration(self) -> LatestConfiguration:
+        """The latest configuration in this server's log."""
+        core = self._driver.core
+        return LatestConfiguration(core.configuration, core.configuration_index)
+
+    @property
+    def id(self) -> ServerID:
+        """This server's id."""
+        return self._config.local_id
+
+    @property
+    def address(self) -> ServerAddress:
+        """This server's own address."""
+        return self._transport.local_address
+
+    @property
+    def state(self) -> State:
+        """Role now."""
+        return State.SHUTDOWN if self._stop is not None else self._driver.core.state
+
+    @property
+    def current_term(self) -> Term:
+        """Term now."""
+        return self._driver.core.term
+
+    @property
+    def last_index(self) -> Index:
+        """Last index in the log, durable or not."""
+        return self._driver.core.last_index
+
+    @property
+    def commit_index(self) -> Index:
+        """Highest index known to be committed."""
+        return self._driver.core.commit_index
+
+    @property
+    def applied_index(self) -> Index:
+        """Highest index applied to the state machine."""
+        return self._driver.applier.applied
+
+    @property
+    def last_contact(self) -> float | None:
+        """Seconds since the leader was heard; 0 on the leader, None if never heard."""
+        core = self._driver.core
+        if core.state is State.LEADER:
+            return 0.0
+        heard = core.last_contact_ns
+        return None if heard is None else max(0, self._driver.now_ns() - heard) / 1e9
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why this server takes no part any more, or None."""
+        return self._failure or self._driver.failure
+
+    def leader_with_id(self) -> Leader | None:
+        """Who leads, as far as this server knows."""
+        return None if self._stop is not None else self._driver.leader
+
+    def leader_changes(self) -> AsyncIterator[Leader | None]:
+        """The leader now, then each change, until shutdown. A slow reader sees the newest only."""
+        return self._driver.notices.leaders()
+
+    def register_observer(self, observer: Observer) -> None:
+        """Tell `observer` of what happens from now on, until `deregister_observer` or shutdown."""
+        self._driver.notices.register(observer)
+
+    def deregister_observer(self, observer: Observer) -> None:
+        """Tell it no more; its iterator ends. Idempotent."""
+        self._driver.notices.deregister(observer)
+
+    def stats(self) -> dict[str, str | int | float | None]:
+        """Figures for people and monitoring; the keys are hashicorp/raft's where it has them."""
+        core = self._driver.core
+        return {
+            "state": self.state.value,
+            "term": core.term,
+            "last_log_index": core.last_index,
+            "last_log_term": core.last_term,
+            "commit_index": core.commit_index,
+            "applied_index": self.applied_index,
+            "fsm_pending": core.commit_index - self.applied_index,
+            "pending_applies": len(self._driver.pending),
+            "last_contact": self.last_contact,
+            "num_peers": len([s for s in core.configuration.voters if s.id != self.id]),
+            "latest_configuration_index": core.configuration_index,
+            "protocol_version": 3,
+            "failure": None if self.failure is None else str(self.failure),
+        }

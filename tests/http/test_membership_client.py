@@ -274,6 +274,19 @@ def test_nobody_answers_until_the_deadline(on_loop: ServerKind, free_port: int) 
     on_loop.run(main)
 
 
+def test_an_attempt_cut_short_by_the_deadline_does_not_hide_the_reason(
+    on_loop: ServerKind,
+) -> None:
+    async def main() -> None:
+        refusing, silent = Member(b"not http\r\n\r\n"), Member(b"")
+        async with members(refusing, silent):
+            with pytest.raises(MembershipError, match=f"asking {refusing.address}"):
+                await join(refusing.address, silent.address, timeout=0.5)
+        assert len(silent.heads) == 1
+
+    on_loop.run(main)
+
+
 def test_a_silent_member_meets_the_deadline(on_loop: ServerKind) -> None:
     async def main() -> None:
         member = Member(b"")

@@ -143,13 +143,17 @@ class _Change:
         deadline = loop.time() + timeout
         pause, pause_max = PAUSE_SECONDS
         attempts = 0
+        last: _RetryError | None = None
         while True:
             member = members[attempts % len(members)]
             attempts += 1
             remaining = max(deadline - loop.time(), 0.001)
             try:
                 return await self._ask(member, min(remaining, ATTEMPT_SECONDS_MAX))
-            except _RetryError as retry:
+            except _RetryError as failed:
+                # An attempt that the end of our own time cut short says less than the one before.
+                was_cut = remaining < ATTEMPT_SECONDS_MAX and loop.time() >= deadline
+                last = retry = last if last is not None and was_cut else failed
                 jittered = pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
                 wait = max(jittered, retry.after_seconds)
                 if loop.time() + wait >= deadline:

@@ -211,8 +211,9 @@ def test_a_directory_in_use_names_the_process(tmp_path: Path) -> None:
     SqliteStore.open(tmp_path, N1).close()
 
 
+# One write a line: both processes share the pipe.
 FORKER = HOLDER.replace(
-    "sys.stdin.read()", "print(os.fork() or 'child', flush=True)\nsys.stdin.read()"
+    "sys.stdin.read()", "os.write(1, f\"{os.fork() or 'child'}\\n\".encode())\nsys.stdin.read()"
 ).replace("import sys", "import os, sys")
 
 

@@ -33,7 +33,7 @@ from rafthttp import (
     State,
     TimedOutError,
 )
-from rafthttp.node import CLUSTER_ID, PENDING_JOIN
+from rafthttp.joining import CLUSTER_ID, PENDING_JOIN
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.testing.nodes import address_of, loopback_listener, served, until
 
@@ -465,10 +465,11 @@ def test_the_endpoint_is_an_exact_route() -> None:
         (("n1", "h:1"), {"token": ""}, "token"),
         (("n1", "h:1"), {"config": Config(ServerID("n2"))}, "local_id"),
         (("n1", "h:1"), {"config": Config(ServerID("n1"), heartbeat_timeout=-1)}, "heartbeat"),
-        (("n1", "h:1"), {"join": ["h:1"]}, "join URL"),
+        (("n1", "h:1"), {"join": ["h"]}, "join URL"),
         (("n1", "h:1"), {"join": "http://h:2"}, "join is a list of URLs"),
-        (("n1", "h:1"), {"join": ["http://"]}, "no host"),
+        (("n1", "h:1"), {"join": ["http://"]}, "join URL"),
         (("n1", "h:1"), {"join": ["http://h:1"]}, "through itself"),
+        (("n1", "h:1"), {"join": ["h:1"]}, "through itself"),
         (("n1", "h:1"), {"join": ["http://h:99999"]}, "join URL"),
     ],
 )

@@ -1,6 +1,7 @@
-"""How a node becomes a member while the application's port opens around it.
+"""How a node becomes a member, and what it remembers of being one.
 
-Knows the stream layer, URLs and the two notes it keeps in the stable store; nothing of consensus.
+Knows the stream layer, URLs and the notes it keeps in the stable store; of consensus only the
+latest configuration.
 """
 
 from __future__ import annotations
@@ -8,23 +9,114 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgpack
 
+from rafthttp.http.grammar import parse_address
 from rafthttp.http.layer import Layer
 from rafthttp.raft.errors import ConfigError, HandshakeError, MembershipError, TransportError
+from rafthttp.raft.status import LatestConfiguration
 from rafthttp.raft.types import ServerID
 
 _log = logging.getLogger("rafthttp.node")
+
+CLUSTER_ID: Final = b"ClusterID"
+"""Stable key: text minted at bootstrap, adopted at join."""
+
+PENDING_JOIN: Final = b"PendingJoin"
+"""Stable key: whom to ask, from the first request to join until it is done."""
+
+LEFT: Final = b"Left"
+"""Stable key: index of the latest configuration known when this node left. Its own removal may not
+have reached it; a configuration that counts it again has a higher index, or it has joined anew,
+which deletes the note."""
 
 # How long a joiner waits for its own address to answer before it asks to join all the same: behind
 # some networks a host cannot reach itself by the name the others use.
 OWN_ADDRESS_WAIT: Final = 10.0
 _OWN_ADDRESS_PAUSES: Final = (0.01, 0.25)
 _JOIN_PAUSES: Final = (0.05, 2.0)
+
+
+class NoteStore(Protocol):
+    """Where a node keeps its notes."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether `set` waits for a disk."""
+        ...
+
+    def get(self, key: bytes) -> bytes | None:
+        """A note, or None."""
+        ...
+
+    def set(self, values: Mapping[bytes, bytes | None]) -> None:
+        """Keep notes durably; None deletes one."""
+        ...
+
+
+class Membership:
+    """What one node knows of being a member: whom it asks, and whether it has left.
+
+    Args:
+        server_id: the node.
+        store: where the notes are.
+        targets: whom to ask to be added; else those of a join that a crash cut short.
+
+    Attributes:
+        targets: who is asked; empty where nothing is to be joined.
+        is_joining: whether this node is asking to be made a member.
+        error: why joining has not succeeded yet, or None.
+    """
+
+    def __init__(self, server_id: ServerID, store: NoteStore, targets: Sequence[str]) -> None:
+        self._id = server_id
+        self._store = store
+        self._left_index = int(store.get(LEFT) or 0)
+        self.targets = list(targets) or unpack_targets(store.get(PENDING_JOIN))
+        self.is_joining = False
+        self.error: str | None = None
+
+    def has_left(self, latest: LatestConfiguration) -> bool:
+        """Whether this node left, and no configuration has counted it since; as far as it knows."""
+        return 0 < latest.index <= self._left_index
+
+    def is_member(self, latest: LatestConfiguration) -> bool:
+        """Whether it is in the latest configuration, and has not left since; as far as it knows."""
+        return latest.configuration.get(self._id) is not None and not self.has_left(latest)
+
+    async def note_left(self, latest: LatestConfiguration) -> None:
+        """The cluster has removed this node."""
+        self._left_index = latest.index
+        await self._set({LEFT: b"%d" % latest.index})
+
+    async def join(
+        self, layer: Layer, timeout: float, on_released: Callable[[], None] | None
+    ) -> None:
+        """Ask to be added until it is done. As `join`, with notes."""
+        await self._set({PENDING_JOIN: pack_targets(self.targets)})
+        await join(layer, self._id, self.targets, timeout, self._on_error, on_released)
+        self.is_joining, self.error, self._left_index = False, None, 0
+        _log.info("%s: a member of cluster %s", self._id, layer.cluster_id)
+        values: dict[bytes, bytes | None] = {PENDING_JOIN: None, LEFT: None}
+        if layer.cluster_id is not None:
+            values[CLUSTER_ID] = layer.cluster_id.encode()
+        await self._set(values)
+
+    def _on_error(self, text: str) -> None:
+        if text != self.error:
+            _log.warning("%s: %s", self._id, text)
+        self.error = text
+
+    async def _set(self, values: Mapping[bytes, bytes | None]) -> None:
+        if self._store.blocking:
+            await asyncio.to_thread(self._store.set, values)
+        else:
+            self._store.set(values)
 
 
 async def join(
@@ -53,11 +145,18 @@ async def join(
                 on_released = None
             await layer.join(server_id, targets, timeout)
         except (MembershipError, TransportError) as error:
-            on_error(f"cannot join: {error}")
+            on_error(f"cannot join: {error}{_hint(error, layer.path)}")
         else:
             return
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         pause = min(pause * 2, last)
+
+
+def _hint(error: Exception, path: str) -> str:
+    """What to look at first, where the answer alone does not say."""
+    if isinstance(error, MembershipError) and error.status == HTTPStatus.NOT_FOUND:
+        return f"; no members' endpoint is at {path} there: is the path (--path) the same on both?"
+    return ""
 
 
 async def _wait_for_own_address(layer: Layer, timeout: float) -> None:
@@ -87,22 +186,20 @@ def _is_refused(error: TransportError) -> bool:
     return status is not None and 400 <= status < 500
 
 
-def join_target(url: str) -> str:
-    """The `HOST:PORT` of a member's URL.
+def join_target(url: str, scheme: str = "http") -> str:
+    """The `HOST:PORT` of a member's URL; a `HOST:PORT` without a scheme has that of `scheme`.
 
     Raises:
-        ConfigError: not an http or https URL.
+        ConfigError: neither an http or https URL nor HOST:PORT.
     """
     try:
-        parts = urlsplit(url)
-        default_port = {"http": 80, "https": 443}[parts.scheme]
+        parts = urlsplit(url if "://" in url else f"{scheme}://{url}")
+        default_port = {"http": 80, "https": 443}[parts.scheme] if "://" in url else 0
         port = parts.port or default_port
+        host = parts.hostname or ""
+        return parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except (ValueError, KeyError):
-        raise ConfigError(f"join URL {url!r} is not http://HOST:PORT") from None
-    host = parts.hostname
-    if not host:
-        raise ConfigError(f"join URL {url!r} has no host")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise ConfigError(f"join URL {url!r} is not http[s]://HOST:PORT or HOST:PORT") from None
 
 
 def pack_targets(targets: Sequence[str]) -> bytes:

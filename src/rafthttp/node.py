@@ -13,7 +13,6 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
-    Mapping,
     MutableMapping,
     Sequence,
 )
@@ -35,7 +34,7 @@ from rafthttp.http.handler import NOTHING_DONE, ForwardRequest, ForwardResponse,
 from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
 from rafthttp.http.messages import OUTCOME_HEADER, Request, Response, text_response
-from rafthttp.joining import join, join_target, pack_targets, unpack_targets
+from rafthttp.joining import CLUSTER_ID, Membership, join_target
 from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
@@ -61,12 +60,6 @@ from rafthttp.retrying import retry
 
 _log = logging.getLogger("rafthttp.node")
 
-CLUSTER_ID: Final = b"ClusterID"
-"""Stable key: text minted at bootstrap, adopted at join."""
-
-PENDING_JOIN: Final = b"PendingJoin"
-"""Stable key: whom to ask, from the first request to join until it is done."""
-
 # The membership task ends with the server; this bound only keeps a defect from hanging `stop`.
 _FINISH_WAIT: Final = 5.0
 # Room for the envelope of a forwarded entry, and for a batch of small ones.
@@ -88,8 +81,8 @@ class Node:
         data_dir: where log, term and vote are kept; None keeps them in memory (a voter that
             forgets them at a restart can break the cluster's promises).
         bootstrap: begin a new cluster with this member alone, unless there is state already.
-        join: URLs of members to ask to be added, in the background, once this node's port serves.
-            For a member of long standing it changes nothing.
+        join: URLs of members (or `HOST:PORT`) to ask to be added, in the background, once this
+            node's port serves. For a member of long standing it changes nothing.
         path: the endpoint's path, the same on every member.
         token: shared secret of the members.
         authorize: who may use the endpoint, instead of what `token` implies. Without either only
@@ -100,9 +93,6 @@ class Node:
         carrier: how other members are dialled: `raw`, `websocket` or `auto`, as for `Layer`.
         config: settings; its `local_id` must be `node_id`.
         timeout: seconds for one handshake, forward or membership call, and the default of `apply`.
-
-    Attributes:
-        join_error: why joining has not succeeded yet, or None.
 
     Raises:
         ConfigError: an argument is out of bounds.
@@ -141,14 +131,15 @@ class Node:
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be above 0")
         self.timeout = timeout
-        self.join_error: str | None = None
         self._fsm = fsm
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._bootstrap = bootstrap
         if isinstance(join, str):
             raise ConfigError(f"join is a list of URLs: [{join!r}]")
         # One list of all members may be given to each of them.
-        self._join = [target for url in join if (target := join_target(url)) != self.address]
+        self._join = [
+            target for url in join if (target := join_target(url, scheme)) != self.address
+        ]
         if join and not self._join:
             raise ConfigError(f"{node_id} cannot join through itself ({join[0]})")
         self._authorize, self._headers = authorize, headers
@@ -161,12 +152,11 @@ class Node:
             raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
         self._carrier = carrier
         self._leader_changed = asyncio.Event()
-        self._joining = False
+        self._membership: Membership | None = None
         self._handler: Handler | None = None
         self._raft: Raft | None = None
         self._stack: AsyncExitStack | None = None
         self._layer: Layer
-        self._stable: MemoryStore | SqliteStore
         self._forwarder: Forwarder
 
     # -- life
@@ -251,7 +241,22 @@ class Node:
     @property
     def joining(self) -> bool:
         """Whether this node is asking to be made a member."""
-        return self._joining
+        return self._membership is not None and self._membership.is_joining
+
+    @property
+    def join_error(self) -> str | None:
+        """Why joining has not succeeded yet, or None."""
+        return None if self._membership is None else self._membership.error
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the latest configuration has this node, and it has not left; as far as it knows.
+
+        False while the node does not run.
+        """
+        if self._raft is None or self._membership is None:
+            return False
+        return self._membership.is_member(self._raft.get_configuration())
 
     @property
     def cluster_id(self) -> str | None:
@@ -303,11 +308,13 @@ class Node:
         members.sort(key=lambda address: leader is None or address != leader.address)
         timeout = self.timeout if timeout is None else timeout
         await self._layer.leave(self.id, members or [self.address], timeout)
+        if self._membership is not None:
+            await self._membership.note_left(self.raft.get_configuration())
 
     # -- inside
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        self._stable = store = await self._open_store()
+        store = await self._open_store()
         async with AsyncExitStack() as until_owned:  # from `Raft.start` on, the server closes it
             until_owned.callback(store.close)
             if self._bootstrap and not has_existing_state(store, store, None):
@@ -332,10 +339,10 @@ class Node:
                 scheme=self._scheme,
             )
             transport = NetworkTransport(layer, timeout=self.timeout)
-            targets = self._join or unpack_targets(store.get(PENDING_JOIN))
+            self._membership = membership = Membership(self.id, store, self._join)
             # Without state it may be a voter that lost its disk; it takes no part until the
             # cluster does not count on it.
-            is_new = bool(targets) and not has_existing_state(store, store, None)
+            is_new = bool(membership.targets) and not has_existing_state(store, store, None)
             until_owned.push_async_callback(transport.close)
             raft = await Raft.start(
                 self.config,
@@ -358,10 +365,15 @@ class Node:
         stack.push_async_callback(raft.shutdown)
         stack.push_async_callback(self._forwarder.close)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_leader(raft)))
-        if targets:
-            self._joining = True
-            work = self._join_in_background(targets, raft.take_part if is_new else None)
+        if membership.targets:
+            membership.is_joining = True
+            on_released = raft.take_part if is_new else None
+            work = membership.join(layer, self.timeout, on_released)
             stack.push_async_callback(_cancel, asyncio.create_task(work))
+        elif raft.get_configuration().configuration.servers and not self.is_member:
+            _log.warning(
+                "%s left its cluster, or was removed: only joining brings it back", self.id
+            )
 
     async def _open_store(self) -> MemoryStore | SqliteStore:
         if self._data_dir is None:
@@ -379,30 +391,6 @@ class Node:
 
     async def _wait_leader_changed(self) -> None:
         await self._leader_changed.wait()
-
-    async def _join_in_background(
-        self, targets: Sequence[str], on_released: Callable[[], None] | None
-    ) -> None:
-        """Ask to be added until it is done; a join that a crash cut short is taken up again."""
-        await self._set({PENDING_JOIN: pack_targets(targets)})
-        await join(self._layer, self.id, targets, self.timeout, self._on_join_error, on_released)
-        self._joining, self.join_error = False, None
-        _log.info("%s: a member of cluster %s", self.id, self._layer.cluster_id)
-        values: dict[bytes, bytes | None] = {PENDING_JOIN: None}
-        if self._layer.cluster_id is not None:
-            values[CLUSTER_ID] = self._layer.cluster_id.encode()
-        await self._set(values)
-
-    def _on_join_error(self, text: str) -> None:
-        if text != self.join_error:
-            _log.warning("%s: %s", self.id, text)
-        self.join_error = text
-
-    async def _set(self, values: Mapping[bytes, bytes | None]) -> None:
-        if self._data_dir is None:
-            self._stable.set(values)
-        else:
-            await asyncio.to_thread(self._stable.set, values)
 
     async def _retry(
         self,

@@ -97,6 +97,24 @@ def test_one_that_left_and_restarts_without_join_stays_out_and_harms_nobody(
         assert put(cluster, cluster["n2"], f"calm-{number}") == 204
     assert members(cluster, cluster["n1"]) == {"n1", "n2"}
     assert (cluster.status(cluster["n1"]) or {})["term"] == term
+    assert "n3 left its cluster, or was removed: only joining brings it back" in n3.output()
+    assert (cluster.status(n3) or {})["member"] is False
+    told = run_cli("status", n3.url).stdout
+    assert "n3 is no member of a cluster now: started with --join it is one again" in told
+
+
+def test_status_tells_of_every_member_and_marks_who_does_not_answer(cluster: ServeCluster) -> None:
+    n1, n2, n3 = cluster.nodes
+    n3.kill()
+    told = run_cli("status", n2.address, timeout=20)  # http is understood
+    assert (told.returncode, told.stderr) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in told.stdout.splitlines()[2:]}
+    index = str((cluster.status(n1) or {})["last_index"])
+    assert rows["n1"][:4] == [n1.address, "voter", "leader", index]
+    assert rows["n2"][:4] == [n2.address, "voter", "follower", index]
+    assert rows["n3"][:3] == ["does", "not", "answer:"]
+    assert f"n3  {n3.address}  voter     no answer" in told.stdout
+    assert "cannot connect: connection refused" in told.stdout
 
 
 def test_a_joiner_killed_at_once_takes_the_join_up_again_without_the_flag(

@@ -1,4 +1,7 @@
-"""`rafthttp status` and `rafthttp leave`: one node, asked for by its URL."""
+"""`rafthttp status` and `rafthttp leave`: one node, asked for by its URL.
+
+`status` then asks the members that the node names what they say of themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,23 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rafthttp.cli.options import TokenFile
 from rafthttp.cli.output import CommandFailedError, explained, out, read_token
 from rafthttp.cli.tls import client_context, with_tls
 from rafthttp.kv.client import KVClient, ServiceError
+
+# A member that is up answers in milliseconds; one that is not should not hold up the others' lines.
+_MEMBER_SECONDS: Final = 1.0
+_MEMBERS_AT_ONCE: Final = 16
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="A node, http[s]://HOST:PORT.")]
 
@@ -32,25 +42,67 @@ def status(
     if as_json:
         out(json.dumps(answer, indent=2))
         return
-    console = Console(highlight=False)
+    others = asyncio.run(_ask_members(url, answer, read_token(token_file), timeout))
+    _show(answer, others)
+
+
+def _show(answer: dict[str, Any], others: dict[str, dict[str, Any] | str]) -> None:
+    """For people: the node, then a line for each member, then what is wrong."""
+    console = Console(highlight=False, soft_wrap=True)  # a line of a pipe has no width
     leader = answer["leader"]
     console.print(
-        f"[bold]{answer['id']}[/] at {answer['address']}: {answer['state']} in term"
-        f" {answer['term']}, {'no leader known' if leader is None else 'leader ' + leader['id']}"
+        f"[bold]{escape(answer['id'])}[/] at {escape(answer['address'])}: {answer['state']} in term"
+        f" {answer['term']},"
+        f" {'no leader known' if leader is None else 'leader ' + escape(leader['id'])}"
     )
     console.print(
         f"log to {answer['last_index']}, committed to {answer['commit_index']},"
         f" applied to {answer['applied_index']}"
     )
-    table = Table("id", "address", "suffrage", "", box=None, pad_edge=False)
+    table = Table("id", "address", "suffrage", "role", "log", "applied", box=None, pad_edge=False)
     for server in answer["servers"]:
-        leads = leader is not None and server["id"] == leader["id"]
-        table.add_row(
-            server["id"], server["address"], server["suffrage"], "leader" if leads else ""
-        )
+        said = answer if server["id"] == answer["id"] else others[server["id"]]
+        figures = ["no answer", "", ""]
+        if not isinstance(said, str):
+            figures = [said["state"], str(said["last_index"]), str(said["applied_index"])]
+        cells = [server["id"], server["address"], server["suffrage"], *figures]
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    for server_id, said in others.items():
+        if isinstance(said, str):
+            console.print(f"{escape(server_id)} does not answer: {escape(said)}")
+    if answer.get("member") is False and not answer.get("join_error"):
+        console.print(
+            f"{escape(answer['id'])} is no member of a cluster now: started with --join it is one"
+            " again"
+        )
     if answer.get("join_error"):
-        console.print(f"not joined yet: {answer['join_error']}")
+        console.print(f"not joined yet: {escape(answer['join_error'])}")
+
+
+async def _ask_members(
+    url: str, answer: dict[str, Any], token: str | None, timeout: float
+) -> dict[str, dict[str, Any] | str]:
+    """What the other members say of themselves, or why they do not; by id."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    scheme = parts.scheme or ("http" if client_context() is None else "https")
+    slots = asyncio.Semaphore(_MEMBERS_AT_ONCE)
+
+    async def ask(server: dict[str, Any]) -> dict[str, Any] | str:
+        # A prefix is the same for all, as the endpoint's path is.
+        at = f"{scheme}://{server['address']}{parts.path}"
+        try:
+            async with slots, _client(at, token, min(timeout, _MEMBER_SECONDS)) as client:
+                said = await client.status()
+        except (ServiceError, CommandFailedError) as error:
+            return str(error).removeprefix(f"{at}: ")
+        if said["id"] != server["id"]:
+            return f"{said['id']} is at {server['address']}"
+        return said
+
+    asked = [server for server in answer["servers"] if server["id"] != answer["id"]]
+    said = await asyncio.gather(*map(ask, asked))
+    return {server["id"]: one for server, one in zip(asked, said, strict=True)}
 
 
 @with_tls

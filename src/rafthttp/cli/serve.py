@@ -60,7 +60,10 @@ def serve(
     in_memory: Annotated[bool, typer.Option("--in-memory", help="Keep nothing on disk.")] = False,
     bootstrap: Annotated[bool, typer.Option("--bootstrap", help="Begin a new cluster.")] = False,
     join: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="A member to join through; repeat it.")
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="A member (HOST:PORT will do) to join through; repeat it."
+        ),
     ] = None,
     path: Annotated[str, typer.Option(help="The members' endpoint, the same on all.")] = "/raft",
     root_path: Annotated[

@@ -162,6 +162,7 @@ class KVService:
                 "last_index": raft.last_index,
                 "configuration_index": latest.index,
                 "servers": servers,
+                "member": node.is_member,
                 "join_error": node.join_error,
                 "keys": len(self._fsm),
                 "stats": raft.stats(),

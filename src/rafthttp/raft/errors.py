@@ -164,7 +164,13 @@ class TransportError(RaftHttpError):
 
 
 class PeerUnreachableError(TransportError):
-    """The dial failed, the stream closed, or the deadline passed."""
+    """The dial failed, the stream closed, or the deadline passed.
+
+    Attributes:
+        never_sent: whether it is known that no byte of the request left this server.
+    """
+
+    never_sent = False
 
 
 class RemoteError(TransportError):

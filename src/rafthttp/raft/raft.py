@@ -13,6 +13,7 @@ from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     ConfigError,
     ConfigurationChangeError,
+    LeadershipTransferError,
     Outcome,
     ShutdownError,
     TimedOutError,
@@ -266,6 +267,29 @@ class Raft(RaftStatus):
             raise TransportError(f"{address} does not say who it is")
         return header.id
 
+    # -- leadership
+
+    async def leadership_transfer(self, *, timeout: float | None = None) -> Leader:
+        """Hand leadership to the voter that has most of the log; returns who leads then.
+
+        That voter is brought up to date first (S65); meanwhile proposals are refused with
+        LeadershipTransferError. It ends within the election timeout, whatever happens; what was
+        pending before is committed, or ends as unknown.
+
+        Raises:
+            LeadershipTransferError: definite; one is under way, there is no such voter, or none
+                took over in time: then this server leads on, and proposals are accepted again.
+            NotLeaderError: definite; this server does not lead (S68).
+            TimedOutError: unknown where the other was told to campaign already.
+        """
+        return await self._transfer(None, None, timeout)
+
+    async def leadership_transfer_to_server(
+        self, server_id: ServerID, address: ServerAddress, *, timeout: float | None = None
+    ) -> Leader:
+        """`leadership_transfer` to this voter, which must be a member at this address."""
+        return await self._transfer(server_id, address, timeout)
+
     # -- the end
 
     async def shutdown(self) -> None:
@@ -281,6 +305,14 @@ class Raft(RaftStatus):
             self._forwarded.close(ShutdownError("raft was shut down"))
         await self._driver.close()
 
+    async def _transfer(
+        self, server_id: ServerID | None, address: ServerAddress | None, timeout: float | None
+    ) -> Leader:
+        self._deadline(timeout)  # checks it
+        return await self._driver.transfers.run(
+            server_id, address, timeout, self._config.election_timeout
+        )
+
     async def _change(
         self,
         change: changes.Change,
@@ -292,8 +324,16 @@ class Raft(RaftStatus):
         while not core.can_change_configuration:
             if core.state is not State.LEADER or self._stop is not None:
                 raise self._driver.not_leader()
+            if core.transferring:
+                raise LeadershipTransferError(
+                    "a leadership transfer is under way", leader=self.leader_with_id()
+                )
             watch = self._driver.watch(
-                lambda: core.can_change_configuration or core.state is not State.LEADER
+                lambda: (
+                    core.transferring
+                    or core.can_change_configuration
+                    or core.state is not State.LEADER
+                )
             )
             await self._before(watch, deadline, "another change of configuration is still pending")
         if prev_index and prev_index != core.configuration_index:

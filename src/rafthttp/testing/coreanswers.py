@@ -79,6 +79,9 @@ def hand_over_answer(core: Consensus, message: Message, answer: Answer, now: int
             )
         case Probe():
             core.on_leader_probed(message.source, alive=True, now_ns=now)
+        case TimeoutNow():
+            assert isinstance(reply, TimeoutNowReply)
+            core.on_timeout_now_answered(message.source, accepted=reply.accepted, now_ns=now)
         case _:
             pass
 

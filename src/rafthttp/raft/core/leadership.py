@@ -251,6 +251,11 @@ class Leadership:
         self.transfer_ns = server.now_ns + server.config.election_timeout_ns
         self.timeout_now_sent = False
 
+    def end_transfer(self) -> None:
+        """Give the transfer up: proposals are accepted again."""
+        self.transfer_target = None
+        self._server.out.transfer_ended = False
+
     def _hand_over(self, out: Ready, target: ServerID) -> None:
         """Tell the target to campaign once it has everything (S65)."""
         progress = self.peers.get(target)
@@ -274,8 +279,7 @@ class Leadership:
             self.notify_ns = None
             self.notify_due = True
         if self.transfer_target is not None and now >= self.transfer_ns:
-            self.transfer_target = None
-            server.out.transfer_ended = False
+            self.end_transfer()
         return True
 
     def deadline_ns(self) -> int:

@@ -49,6 +49,7 @@ from rafthttp.raft.runtime.restart import (
     encode_configurations,
     encode_hard_state,
 )
+from rafthttp.raft.runtime.transfer import Transfers
 from rafthttp.raft.storage.protocols import LogStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
@@ -127,6 +128,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._reads = LeaderReads(lambda read: self.core.on_read(read, self.now_ns()))
+        self.transfers = Transfers(self)
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.failure: Exception | None = None
         self.closed = False
@@ -192,7 +194,7 @@ class Driver:
 
     def confirm_read(self) -> asyncio.Future[Index]:
         """A read index confirmed by a quorum round, shared by all readers of a turn."""
-        self._check_leads()
+        self.check_leads()
         self.wake()
         return self._reads.add()
 
@@ -231,7 +233,8 @@ class Driver:
         server = self.core.configuration.get(leader)
         return None if server is None else Leader(leader, server.address)
 
-    def _check_leads(self) -> None:
+    def check_leads(self) -> None:
+        """Raise a definite RaftError unless this server leads."""
         if self.closed:
             raise ShutdownError("raft is shut down")
         if self.failure is not None:
@@ -242,7 +245,7 @@ class Driver:
     def _check_accepts(self) -> None:
         if self.core.accepts_proposals and not self.closed:
             return
-        self._check_leads()
+        self.check_leads()
         if self.core.transferring:
             raise LeadershipTransferError("a leadership transfer is under way", leader=self.leader)
         raise UnknownLeaderError("this server is only just becoming the leader")
@@ -327,6 +330,8 @@ class Driver:
             self.notices.soft_state(ready.soft_state, self.leader)
         if ready.configuration_changed:
             self.notices.configuration(self.core.configuration)
+        if ready.transfer_ended is not None:
+            self.transfers.ended()
         if ready.apply is not None:
             self.applier.advance(ready.apply[1])
         for read in ready.reads:
@@ -456,6 +461,7 @@ class Driver:
             0, ShutdownError("raft was shut down meanwhile", outcome=Outcome.UNKNOWN)
         )
         self._reads.close(stopped)
+        self.transfers.close(stopped)
         for _, watcher in self._watchers:
             if not watcher.done():
                 watcher.set_exception(stopped)

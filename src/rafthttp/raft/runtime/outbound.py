@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import Heartbeat, Ready, Send, VoteRequest
-from rafthttp.raft.errors import RemoteError, TransportError
+from rafthttp.raft.errors import PeerUnreachableError, RemoteError, TransportError
 from rafthttp.raft.observer import FailedHeartbeatObservation, ResumedHeartbeatObservation
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.notices import Notices
@@ -228,12 +228,20 @@ class Outbound:
         server = self._core.configuration.get(peer)
         if server is None:
             return
+        accepted = True
         try:
             await self._transport.timeout_now(
                 server, TimeoutNowRequest(self._header), self._vote_timeout
             )
         except TransportError as error:
             _log.warning("TimeoutNow to %s: %s", peer, error)
+            unsent = isinstance(error, PeerUnreachableError) and error.never_sent
+            if not unsent and not isinstance(error, RemoteError):
+                return  # it may have arrived, or may yet
+            accepted = False
+        if not self._closed:
+            self._core.on_timeout_now_answered(peer, accepted=accepted, now_ns=self._owner.now_ns())
+            self._owner.wake()
 
     async def _probe_leader(self, peer: ServerID) -> None:
         leader = self._owner.leader

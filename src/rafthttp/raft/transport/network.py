@@ -312,7 +312,11 @@ class NetworkTransport:
         return stream
 
     async def _dial_call(self, address: ServerAddress, timeout: float) -> CallStream:
-        stream = await self._dial(address, timeout)
+        try:
+            stream = await self._dial(address, timeout)
+        except PeerUnreachableError as error:
+            error.never_sent = True
+            raise
         call = CallStream(stream, address, self._limits, self._call_closed)
         self._calls.add(call)
         call.start()

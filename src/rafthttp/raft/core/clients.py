@@ -1,0 +1,109 @@
+"""What clients ask of a server: entries, configurations, reads, and that another one leads.
+
+Knows the leader's role from outside; nothing of other servers' RPCs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rafthttp.raft.core.membership import check_change
+from rafthttp.raft.core.ready import ReadId
+from rafthttp.raft.core.status import Status
+from rafthttp.raft.errors import (
+    ConfigurationChangeError,
+    LeadershipTransferError,
+    UnknownLeaderError,
+)
+from rafthttp.raft.types import Configuration, Index, ServerID
+
+
+class Clients(Status):
+    """The client's side of a server (see `consensus` for the caller's duties)."""
+
+    __slots__ = ()
+
+    def propose(self, sizes: Sequence[int], now_ns: int) -> Index:
+        """Append entries of these sizes; returns the first index. Needs `accepts_proposals`."""
+        assert self.accepts_proposals, "the caller checks accepts_proposals"
+        server = self._server
+        server.now_ns = now_ns
+        log = server.log
+        first = log.last_index + 1
+        log.append(server.term, len(sizes))
+        server.sizes.extend(sizes)
+        return first
+
+    def propose_configuration(self, configuration: Configuration, size: int, now_ns: int) -> Index:
+        """Append a configuration; it counts from now on. Returns its index.
+
+        Raises:
+            ConfigurationChangeError: not a change of one server, or not allowed now.
+        """
+        server = self._server
+        if not self.can_change_configuration or self._leadership is None:
+            raise ConfigurationChangeError(
+                "not now: this server does not lead, has committed nothing in its term, or another"
+                " configuration is not committed yet"
+            )
+        check_change(server.members.latest, configuration)
+        index = self.propose((size,), now_ns)
+        server.members.append(index, configuration)
+        self._leadership.sync_peers()
+        return index
+
+    def on_read(self, read: ReadId, now_ns: int) -> None:
+        """Confirm a read by a quorum; it waits for a commit of the own term (S69)."""
+        self._server.now_ns = now_ns
+        if self._leadership is None:
+            self._server.out.reads_aborted.append(read)
+        else:
+            self._leadership.reads.waiting.append(read)
+
+    def notify_commit(self, now_ns: int) -> None:
+        """Show the commit index to idle followers now, not within the commit timeout."""
+        self._server.now_ns = now_ns
+        if self._leadership is not None:
+            self._leadership.notify_due = True
+
+    def transfer_leadership(self, target: ServerID | None, now_ns: int) -> None:
+        """Bring a voter up to date and make it campaign; None picks the one that has most.
+
+        The end is told in `Ready.transfer_ended`, at the latest after the election timeout (S67).
+
+        Raises:
+            UnknownLeaderError: this server does not lead (S68).
+            LeadershipTransferError: one is under way, or there is no such voter.
+        """
+        server, leadership = self._server, self._leadership
+        server.now_ns = now_ns
+        if leadership is None or leadership.first_index is None:
+            raise UnknownLeaderError("this server does not lead")
+        if leadership.transfer_target is not None:
+            raise LeadershipTransferError("a leadership transfer is under way")
+        if target is None:
+            target = leadership.best_voter()
+            if target is None:
+                raise LeadershipTransferError("there is no other voter to transfer to")
+        elif target == server.local_id:
+            raise LeadershipTransferError("leadership cannot be transferred to the leader itself")
+        elif target not in server.members.voters:
+            known = server.members.latest.get(target) is not None
+            raise LeadershipTransferError(
+                f"{target} does not vote" if known else f"{target} is no member"
+            )
+        leadership.begin_transfer(target)
+
+    def cancel_transfer(self, now_ns: int) -> bool:
+        """End the transfer under way, unless the target was told to campaign already.
+
+        True: none is under way any more. False: it can only be waited for.
+        """
+        self._server.now_ns = now_ns
+        leadership = self._leadership
+        if leadership is None or leadership.transfer_target is None:
+            return True
+        if leadership.timeout_now_sent:
+            return False
+        leadership.end_transfer()
+        return True

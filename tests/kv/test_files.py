@@ -86,11 +86,44 @@ def test_a_key_that_is_a_file_and_a_directory_is_named(
         async with services() as (member,), KVClient([member.url]) as client:
             await client.put("a", b"x")
             await client.put("a/b", b"y")
-            done = await export_tree(client, tmp_path / "out", jobs=1)
-            assert done.files == 1
-            assert [name for name, _ in done.failed] == ["a/b"]
+            for number in range(8):  # whichever comes first
+                done = await export_tree(client, tmp_path / f"out{number}", jobs=2)
+                assert done.files == 1
+                ((name, reason),) = done.failed
+                assert name == "a/b"
+                assert "the key 'a' is a file" in reason
+                assert "--flat" in reason
 
     run(scenario)
+
+
+def test_a_flat_export_holds_every_key_and_comes_back(
+    run: Run, services: Any, tmp_path: Path
+) -> None:
+    long = "long/" * 20
+    keys = ["a", "a/b", "a//b", "../up", "/root", ".", "..", "dir/", "nul\0", "ä %2F", "a%2Fb", "~"]
+    keys += [long + "x", long + "y"]
+
+    async def scenario() -> None:
+        out = tmp_path / "out"
+        async with services() as (member,), KVClient([member.url]) as client:
+            for key in keys:
+                await client.put(f"p/{key}", key.encode())
+            done = await export_tree(client, out, prefix="p/", flat=True)
+            assert (done.files, done.failed) == (len(keys), [])
+            assert {path.is_file() for path in out.iterdir()} == {True}
+            done = await import_tree(client, out, prefix="q/", flat=True)
+            assert (done.files, done.failed) == (len(keys), [])
+            for key in keys:
+                assert await client.get(f"q/{key}") == key.encode()
+            (out / "x%ff").write_bytes(b"")
+            (out / "deep").mkdir()
+            (out / "deep" / "z").write_bytes(b"")
+            done = await import_tree(client, out, prefix="q/", flat=True)
+            assert sorted(name for name, _ in done.failed) == ["deep/z", "x%ff"]
+
+    run(scenario)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_file_over_the_limit_is_named_and_the_others_are_stored(

@@ -36,6 +36,9 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Any text; slashes are f
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The tree's root.")]
 Prefix = Annotated[str, typer.Option("--prefix", help="Stands before each file's path in its key.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, max=256, help="Files under way at once.")]
+Flat = Annotated[
+    bool, typer.Option("--flat", help="One directory; each file's name is its key, %-encoded.")
+]
 Stale = Annotated[bool, typer.Option("--stale", help="Read the asked node's own state.")]
 OnlyUrls = Annotated[
     bool, typer.Option("--only-urls", help="Ask no other nodes than those given by --url.")
@@ -106,6 +109,7 @@ def import_(
         list[str] | None,
         typer.Option("--exclude", help="Leave out files and directories of this name; repeat it."),
     ] = None,
+    flat: Flat = False,
     jobs: Jobs = JOBS_DEFAULT,
     timeout: Timeout = 60.0,
 ) -> None:
@@ -118,6 +122,7 @@ def import_(
             directory,
             prefix=prefix,
             exclude=exclude or (),
+            flat=flat,
             jobs=jobs,
             on_progress=progress,
         )
@@ -134,6 +139,7 @@ def export(
     url: Urls = None,
     token_file: TokenFile = None,
     prefix: Prefix = "",
+    flat: Flat = False,
     jobs: Jobs = JOBS_DEFAULT,
     timeout: Timeout = 60.0,
     stale: Stale = False,
@@ -144,7 +150,13 @@ def export(
 
     async def run(client: KVClient) -> Transfer:
         return await export_tree(
-            client, directory, prefix=prefix, stale=stale, jobs=jobs, on_progress=progress
+            client,
+            directory,
+            prefix=prefix,
+            stale=stale,
+            flat=flat,
+            jobs=jobs,
+            on_progress=progress,
         )
 
     with progress.shown():

@@ -1,7 +1,9 @@
 """A directory tree into the key-value service, and out again.
 
 Knows files and the client; prints nothing (progress is the caller's). A file's key is its path
-within the tree, with slashes; empty directories and links are not stored.
+within the tree, with slashes; empty directories and links are not stored. Keys that are no paths of
+files, or of which one would be the other's directory, come out and in *flat*: one directory, each
+file named after the whole key, percent-encoded.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
+from urllib.parse import quote, unquote
 
 from rafthttp import RaftHttpError
 from rafthttp.kv.client import KVClient, ServiceError
@@ -21,6 +24,7 @@ from rafthttp.kv.commands import CommandError, check_key
 
 # What the service answers because of one key or value.
 _ONE_FILES_STATUS: Final = frozenset({400, 413})
+_FLAT: Final = "with --flat every key becomes one file, named after the whole key"
 # Requests under way at once. More only lengthens the leader's queue; each holds a file in memory.
 JOBS_DEFAULT: Final = 8
 
@@ -59,6 +63,7 @@ async def import_tree(
     *,
     prefix: str = "",
     exclude: Sequence[str] = (),
+    flat: bool = False,
     jobs: int = JOBS_DEFAULT,
     on_progress: Progress = lambda _: None,
 ) -> Transfer:
@@ -71,6 +76,7 @@ async def import_tree(
         directory: the tree's root.
         prefix: stands before each key.
         exclude: patterns; a file or directory whose name matches one is left out.
+        flat: each file's name is its key, percent-encoded.
         jobs: files under way at once.
         on_progress: called after each file.
 
@@ -87,11 +93,11 @@ async def import_tree(
     async def store(path: Path, size: int) -> None:
         name = path.relative_to(directory).as_posix()
         try:
-            key = prefix + name
+            key = prefix + (_unflat(name) if flat else name)
             check_key(key)
             value = await asyncio.to_thread(path.read_bytes)
             await client.put(key, value)
-        except (OSError, CommandError, ServiceError) as error:
+        except (OSError, CommandError, ServiceError, TransferError) as error:
             _note_failure(transfer, name, error)
         else:
             stored[key] = len(value)
@@ -113,6 +119,7 @@ async def export_tree(
     *,
     prefix: str = "",
     stale: bool = False,
+    flat: bool = False,
     jobs: int = JOBS_DEFAULT,
     on_progress: Progress = lambda _: None,
 ) -> Transfer:
@@ -123,6 +130,7 @@ async def export_tree(
         directory: made where missing; files in it are overwritten.
         prefix: is cut off the keys.
         stale: read the asked node's own state instead of the cluster's.
+        flat: name each file after its key, percent-encoded, all in `directory`.
         jobs: files under way at once.
         on_progress: called after each file.
 
@@ -136,10 +144,12 @@ async def export_tree(
         raise TransferError(f"cannot write to {directory}: {error.strerror}") from error
     keys = [info async for info in client.list(prefix, stale=stale)]
     transfer = Transfer(len(keys), sum(info.size for info in keys))
+    names = frozenset(info.key.removeprefix(prefix) for info in keys)
 
     async def fetch(key: str, size: int) -> None:
         try:
-            path = _target(directory, key.removeprefix(prefix))
+            name = key.removeprefix(prefix)
+            path = directory / _flat(name) if flat else _target(directory, name, names)
             got = await client.get_with_digest(key, stale=stale)
             if got is None:
                 raise TransferError("it was deleted meanwhile")
@@ -202,16 +212,43 @@ def _note_failure(transfer: Transfer, name: str, error: Exception) -> None:
     transfer.failed.append((_printable(name), str(error)))
 
 
-def _target(directory: Path, name: str) -> Path:
+def _flat(name: str) -> str:
+    """One file name for any text; `_unflat` gives the text back.
+
+    Raises:
+        TransferError: there is no name for an empty text.
+    """
+    if not name:
+        raise TransferError("the key is only the prefix, which leaves no file name")
+    return name.replace(".", "%2E") if name in {".", ".."} else quote(name, safe="")
+
+
+def _unflat(name: str) -> str:
+    if "/" in name:
+        raise TransferError("a flat export has no directories; import it without --flat")
+    try:
+        return unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        raise TransferError("the file's name is no percent-encoded text") from None
+
+
+def _target(directory: Path, name: str, names: Container[str]) -> Path:
     """Where a key goes, which is always inside `directory`.
 
     Raises:
-        TransferError: the key is no relative path of a file.
+        TransferError: the key is no relative path of a file, or another of `names` is a file where
+            it needs a directory.
     """
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and path.parts
     if not inside or path.as_posix() != name or "\0" in name:
-        raise TransferError("the key is no path of a file")
+        raise TransferError(f"the key is no path of a file; {_FLAT}")
+    for parent in path.parents:
+        if str(parent) in names:
+            raise TransferError(
+                f"the key {str(parent)!r} is a file, and cannot be this one's directory too;"
+                f" {_FLAT}"
+            )
     target = directory / path
     if not target.parent.resolve().is_relative_to(directory.resolve()):
         raise TransferError("a link leads out of the directory")
@@ -222,7 +259,8 @@ def _write_checked(path: Path, value: bytes, digest: str) -> None:
     if digest and hashlib.sha256(value).hexdigest() != digest:
         raise TransferError("the bytes received are not what the node has")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.partial")
+    # Two long names may begin alike, and are written side by side.
+    temporary = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:32]}.partial")
     try:
         temporary.write_bytes(value)
         if temporary.read_bytes() != value:

@@ -1,0 +1,88 @@
+"""Ours side by side with real peers: `make bench`, or in 3 minutes `make bench QUICK=1`.
+
+    python -m bench.compare [--quick] [--only TEXT] [--directory DIR]
+
+Each row runs two clusters of three processes in turn on this machine. Writes `bench/results.json`,
+`bench/results.md` and `bench/results.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import report
+from bench.pairs import Comparison, compare
+from bench.peers import go, http, ours, pysyncobj_cluster
+from bench.peers.base import Load, Make, MissingPeerError
+
+Goals = dict[int, float | None]
+
+MEMORY = "memory, 64 B, against Go"
+FSYNC = "fsync, 64 B, against Go + boltdb"
+
+
+def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
+    """Every comparison: title, ours, the peer, size of a value, goal by number of clients."""
+    memory = ours.make("ours", fsync=False)
+    fsync = ours.make("ours", fsync=True)
+    go_memory, go_bolt = go.make("Go", bolt=False), go.make("Go", bolt=True)
+    go_memory_tuned = go.make("Go tuned", bolt=False, tuned=True)
+    go_bolt_tuned = go.make("Go tuned", bolt=True, tuned=True)
+    pysyncobj = pysyncobj_cluster.make("PySyncObj", journal=True)
+    yield MEMORY, memory, go_memory, 64, {1: 1.0, 64: 1.5, 512: 1.5}
+    yield f"{MEMORY} tuned", memory, go_memory_tuned, 64, {64: 1.5, 512: 1.1}
+    yield FSYNC, fsync, go_bolt, 64, {1: 1.2, 64: 3.0, 512: 4.0}
+    yield f"{FSYNC} tuned", fsync, go_bolt_tuned, 64, {64: 3.0, 512: 2.0}
+    yield "fsync, 1 KiB, against Go + boltdb", fsync, go_bolt, 1024, {1: 1.2, 64: 2.0, 512: 2.0}
+    yield (
+        "fsync, 64 B, against PySyncObj (no fsync)",
+        fsync,
+        pysyncobj,
+        64,
+        {1: 0.7, 64: 10.0, 512: 10.0},
+    )
+    yield (
+        "PUT /kv over HTTP, fsync, against etcd",
+        http.ours("ours", "kv_put.lua"),
+        http.etcd("etcd", "etcd_put.lua"),
+        64,
+        {1: 1.0, 64: 0.8, 256: 0.8},
+    )
+    yield (
+        "linearizable GET /kv, against etcd",
+        http.ours("ours", "kv_get.lua"),
+        http.etcd("etcd", "etcd_get.lua"),
+        64,
+        {1: 1.0, 64: 1.0},
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run what is asked for, and write what it gave."""
+    pairs, seconds = (1, 1.5) if arguments.quick else (3, 4.0)
+    rows: list[Comparison] = []
+    missing: list[str] = []
+    for title, mine, peer, size, goals in plan():
+        if arguments.only not in title:
+            continue
+        print(title, flush=True)
+        loads = [(Load(clients, seconds, size), goal) for clients, goal in goals.items()]
+        try:
+            found = compare(title, mine, peer, loads, pairs, arguments.directory)
+        except MissingPeerError as error:
+            missing.append(f"{title}: {error}")
+            print(f"  not measured: {error}", flush=True)
+            continue
+        rows += found
+        print(report.markdown(found, ()), flush=True)
+    report.write(Path(__file__).parent, rows, missing)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one pair of short runs each")
+    parser.add_argument("--only", default="", help="comparisons with this text in their title")
+    parser.add_argument("--directory", type=Path, help="where the clusters keep their files")
+    main(parser.parse_args())

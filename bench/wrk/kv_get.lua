@@ -1,0 +1,2 @@
+-- Linearizable GET of one key.
+wrk.path = "/kv/key1"

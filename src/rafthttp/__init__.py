@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConfigurationChangeError,
         CorruptLogError,
+        CorruptSnapshotError,
         DataDirectoryError,
         DifferentLeaderError,
         EntryTooLargeError,
@@ -80,7 +81,14 @@ if TYPE_CHECKING:
     from rafthttp.raft.raft import Applied, Raft
     from rafthttp.raft.status import LatestConfiguration
     from rafthttp.raft.storage.memory import DiscardSnapshotStore, MemorySnapshotStore, MemoryStore
-    from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
+    from rafthttp.raft.storage.protocols import (
+        LogStore,
+        SnapshotMeta,
+        SnapshotSink,
+        SnapshotStore,
+        StableStore,
+    )
+    from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
     from rafthttp.raft.storage.sqlite import SqliteStore
     from rafthttp.raft.transport.inmem import InmemTransport
     from rafthttp.raft.transport.memory import InmemNetwork
@@ -122,6 +130,7 @@ __all__ = [
     "Configuration",
     "ConfigurationChangeError",
     "CorruptLogError",
+    "CorruptSnapshotError",
     "DataDirectoryError",
     "Dial",
     "DifferentLeaderError",
@@ -129,6 +138,7 @@ __all__ = [
     "EntryTooLargeError",
     "FSMSnapshot",
     "FailedHeartbeatObservation",
+    "FileSnapshotStore",
     "ForwardError",
     "ForwardRequest",
     "ForwardResponse",
@@ -182,6 +192,8 @@ __all__ = [
     "ServerAddressProvider",
     "ServerID",
     "ShutdownError",
+    "SnapshotMeta",
+    "SnapshotSink",
     "SnapshotStore",
     "SqliteStore",
     "StableStore",
@@ -257,6 +269,7 @@ _ROOMS: Final = {
         "ConfigError",
         "ConfigurationChangeError",
         "CorruptLogError",
+        "CorruptSnapshotError",
         "DataDirectoryError",
         "DifferentLeaderError",
         "EntryTooLargeError",
@@ -309,9 +322,12 @@ _ROOMS: Final = {
     ),
     "rafthttp.raft.storage.protocols": (
         "LogStore",
+        "SnapshotMeta",
+        "SnapshotSink",
         "SnapshotStore",
         "StableStore",
     ),
+    "rafthttp.raft.storage.snapshot_files": ("FileSnapshotStore",),
     "rafthttp.raft.storage.sqlite": ("SqliteStore",),
     "rafthttp.raft.transport.inmem": ("InmemTransport",),
     "rafthttp.raft.transport.memory": ("InmemNetwork",),

@@ -23,6 +23,7 @@ RaftHttpError
 │   └── StoragePoisonedError         a write failed before; only a fresh open clears it
 ├── TransportError                   the way to a peer
 │   ├── PeerUnreachableError         dial failed, stream closed, deadline over
+│   ├── CorruptSnapshotError         a snapshot is not as it was written
 │   ├── RemoteError                  the peer answered an RPC with an error text
 │   └── ProtocolError                the peer sent what nobody may send
 │       └── FrameTooLargeError       over a cap; `option` names it
@@ -171,6 +172,10 @@ class PeerUnreachableError(TransportError):
     """
 
     never_sent = False
+
+
+class CorruptSnapshotError(StorageError):
+    """A snapshot is not as it was written: a wrong checksum, cut short, a file of it gone."""
 
 
 class RemoteError(TransportError):

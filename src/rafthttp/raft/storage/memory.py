@@ -13,6 +13,7 @@ from typing import BinaryIO
 from rafthttp.raft.errors import StorageError
 from rafthttp.raft.storage import rows
 from rafthttp.raft.storage.protocols import SnapshotMeta
+from rafthttp.raft.storage.snapshots import check_new
 from rafthttp.raft.types import Configuration, Index, LogWrite, Term
 
 
@@ -151,7 +152,12 @@ class MemorySnapshotStore:
         configuration_index: Index,
         version: int = 1,
     ) -> _MemorySink:
-        """Begin a snapshot."""
+        """Begin a snapshot.
+
+        Raises:
+            ValueError: a number is out of its bounds, or the version is unknown.
+        """
+        check_new(index, term, configuration_index, version)
         self._created += 1
         snapshot_id = f"{term}-{index}-{self._created}"
         meta = SnapshotMeta(

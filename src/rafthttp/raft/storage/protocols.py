@@ -143,20 +143,28 @@ class SnapshotSink(Protocol):
         ...
 
     def write(self, data: bytes, /) -> int:
-        """Append bytes of the state."""
+        """Append bytes of the state; how many there were.
+
+        Raises:
+            StorageError: the disk failed, now or before, or the snapshot has ended.
+        """
         ...
 
     def close(self) -> None:
-        """Make it durable and visible, atomically."""
+        """Make it durable and visible, atomically. Nothing after `cancel` or a first `close`.
+
+        Raises:
+            StorageError: the disk failed, now or before: the snapshot is not kept.
+        """
         ...
 
     def cancel(self) -> None:
-        """Remove what was written."""
+        """Remove what was written. Nothing after `close`; waits for a call under way."""
         ...
 
 
 class SnapshotStore(Protocol):
-    """Where snapshots are kept."""
+    """Where snapshots are kept. Calls come from any thread, and may wait for a disk."""
 
     def create(
         self,
@@ -166,13 +174,32 @@ class SnapshotStore(Protocol):
         configuration_index: Index,
         version: int = 1,
     ) -> SnapshotSink:
-        """Begin a snapshot."""
+        """Begin a snapshot. Several may be under way.
+
+        Raises:
+            ValueError: the caller's mistake: a number is out of its bounds (index and term are at
+                least 1), or the version is not 1.
+            StorageError: the disk failed.
+        """
         ...
 
     def list(self) -> Sequence[SnapshotMeta]:
-        """All whole snapshots, newest first."""
+        """Snapshots that look whole, newest first: by term, index, and when they were begun.
+
+        Cheap: a state is not read. What finds the newest whole one is `snapshots.open_newest`.
+
+        Raises:
+            StorageError: the disk failed.
+        """
         ...
 
     def open(self, snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
-        """One snapshot and its bytes; the caller closes the file."""
+        """One snapshot and its state, found whole; the caller closes the file.
+
+        The file stays readable when the snapshot is superseded.
+
+        Raises:
+            CorruptSnapshotError: it is broken; it is not listed any more.
+            StorageError: there is none of this name, or the disk failed.
+        """
         ...

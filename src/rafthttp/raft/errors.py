@@ -20,10 +20,10 @@ RaftHttpError
 ├── StorageError                     the local disk
 │   ├── DataDirectoryError           in use, unwritable, of another id, of a newer format
 │   ├── CorruptLogError              a checksum or the order of the log is wrong
+│   ├── CorruptSnapshotError         a snapshot is not as it was written
 │   └── StoragePoisonedError         a write failed before; only a fresh open clears it
 ├── TransportError                   the way to a peer
 │   ├── PeerUnreachableError         dial failed, stream closed, deadline over
-│   ├── CorruptSnapshotError         a snapshot is not as it was written
 │   ├── RemoteError                  the peer answered an RPC with an error text
 │   └── ProtocolError                the peer sent what nobody may send
 │       └── FrameTooLargeError       over a cap; `option` names it
@@ -156,6 +156,10 @@ class CorruptLogError(StorageError):
     """A checksum or the order of the log is wrong."""
 
 
+class CorruptSnapshotError(StorageError):
+    """A snapshot is not as it was written: a wrong checksum, cut short, a file of it gone."""
+
+
 class StoragePoisonedError(StorageError):
     """An earlier write failed; nothing more is written until a fresh open."""
 
@@ -172,10 +176,6 @@ class PeerUnreachableError(TransportError):
     """
 
     never_sent = False
-
-
-class CorruptSnapshotError(StorageError):
-    """A snapshot is not as it was written: a wrong checksum, cut short, a file of it gone."""
 
 
 class RemoteError(TransportError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -85,6 +86,9 @@ async def _serve(options: argparse.Namespace) -> None:
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = _options()
+    # uvicorn stops at the first, and raises it again once it has stopped.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=options.log_level, format=form, stream=sys.stderr)
     asyncio.run(_serve(options))

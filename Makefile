@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 8101
+GO ?= go
+INTEROP := build/interop/rafthttp-interop
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak verify fix clean
+.PHONY: help run test interop soak verify fix clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,9 +26,16 @@ run: $(STAMP)  ## start a cluster of three nodes on one port each (PORT=8101)
 	@if [ -t 0 ]; then set -m; fi; $(BIN)/rafthttp cluster --nodes 3 --port $(PORT)
 
 test: $(STAMP)  ## run the test suite
+	@# Without Go, or where its modules cannot be had, the tests that need it say so and are skipped.
+	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m 'not soak'
 
+interop:  ## build the real hashicorp/raft member that mixed clusters are tested with
+	@command -v $(GO) >/dev/null || { echo "make interop: Go 1.20 or newer is needed" >&2; exit 1; }
+	cd interop/go && $(GO) build -mod=readonly -trimpath -o ../../$(INTEROP) .
+
 soak: $(STAMP)  ## run the long tests
+	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
 verify: $(STAMP)  ## check format, types and the arrows between rooms; only reads
@@ -41,4 +50,4 @@ fix: $(STAMP)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build/interop .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

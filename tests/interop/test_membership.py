@@ -19,7 +19,7 @@ ClusterFactory = Callable[..., MixedCluster]
 def test_joins_and_leaves_through_a_follower(
     make_cluster: ClusterFactory, shape: str, joiner: str
 ) -> None:
-    """The follower answers 308; Go's `Layer.Join` and `Layer.Leave`, and ours, go on to the leader."""
+    """The follower answers 308; Go's `Layer.Join` and `Leave`, and ours, go on to the leader."""
     cluster = make_cluster(shape)
     leader = cluster.start_all()
     follower = cluster.members[1]
@@ -39,7 +39,7 @@ def test_joins_and_leaves_through_a_follower(
 
 @pytest.mark.parametrize(("shape", "subject"), [("pgg", "g2"), ("gpp", "p2"), ("gpg", "p1")])
 def test_suffrage_changes(make_cluster: ClusterFactory, shape: str, subject: str) -> None:
-    """Demoted, made a voter, demoted, removed, added as nonvoter: the same configuration everywhere."""
+    """Demoted, a voter again, demoted, removed, added as nonvoter: known alike everywhere."""
     cluster = make_cluster(shape)
     leader, member = cluster.start_all(), cluster[subject]
 

@@ -83,12 +83,16 @@ async def _serve(options: argparse.Namespace) -> None:
     await uvicorn.Server(config).serve()
 
 
+def _end(_number: int, _frame: object) -> None:
+    sys.exit(0)
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = _options()
     # uvicorn stops at the first, and raises it again once it has stopped.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, _end)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=options.log_level, format=form, stream=sys.stderr)
     asyncio.run(_serve(options))

@@ -12,6 +12,7 @@ import uvloop
 from rafthttp.http.uvicorn import RaftH11Protocol
 from rafthttp.http.uvicorn_httptools import RaftHttpToolsProtocol
 from rafthttp.testing.http import ServerKind
+from rafthttp.testing.web_servers import hypercorn_tracebacks
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 SERVERS = {
@@ -57,3 +58,9 @@ def free_port() -> int:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
         return port
+
+
+@pytest.fixture(scope="session")
+def hypercorns_own(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The tracebacks that hypercorn logs at a stop whatever it serves, possibly none."""
+    return hypercorn_tracebacks(tmp_path_factory.mktemp("bare") / "hypercorn")

@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from rafthttp.http import handler as handler_module
+from rafthttp.http.access import PeerInfo, Principal, Refusal
 from rafthttp.http.handler import ForwardRequest, Handler
 from rafthttp.http.messages import ForwardResponse
 from rafthttp.raft.errors import ConfigError, DifferentLeaderError
@@ -121,3 +123,68 @@ def test_a_cluster_id_against_the_grammar_is_an_error() -> None:
     with pytest.raises(ConfigError, match="cluster id"):
         handler.cluster_id = "a\r\nb"
     assert handler.cluster_id == "c1"
+
+
+def test_a_websocket_whose_client_leaves_does_not_go_on_waiting() -> None:
+    """Nor does one that a stopping uvicorn cuts: both are told as a disconnect."""
+
+    async def main() -> None:
+        entered, left = asyncio.Event(), asyncio.Event()
+        cancelled = False
+
+        async def authorize(peer: PeerInfo) -> Principal | Refusal:
+            nonlocal cancelled
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled = True
+                raise
+            raise AssertionError("nobody ends it")
+
+        messages = [{"type": "websocket.connect"}]
+
+        async def receive() -> MutableMapping[str, Any]:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "websocket.disconnect", "code": 1006}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            raise AssertionError(f"nobody reads {message}")
+
+        scope = {
+            "type": "websocket",
+            "path": "/raft",
+            "query_string": b"",
+            "headers": [],
+            "client": ("127.0.0.1", 1),
+            "subprotocols": ["raft"],
+        }
+        serving = asyncio.ensure_future(Handler(authorize=authorize)(scope, receive, send))
+        await entered.wait()
+        left.set()
+        async with asyncio.timeout(5.0):
+            await serving
+        assert cancelled
+
+    asyncio.run(main())
+
+
+def test_an_upgrade_that_can_only_be_refused_holds_up_no_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server waits for its answer and cannot tell that it stops."""
+    monkeypatch.setattr(handler_module, "UNTOLD_SECONDS_MAX", 0.05)
+
+    async def hang(peer: PeerInfo) -> Principal | Refusal:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody ends it")
+
+    async def main() -> None:
+        async with client(Handler(authorize=hang)) as http, asyncio.timeout(5.0):
+            answer = await http.get("/raft", headers={"Upgrade": "raft", "Connection": "Upgrade"})
+        assert answer.status_code == 503
+        assert "authorisation took too long" in answer.text
+
+    asyncio.run(main())

@@ -195,7 +195,7 @@ def test_nothing_is_taken_over_once_the_server_stops(uvicorn_kind: ServerKind) -
                 connection.shutdown()
             accepting = asyncio.create_task(layer.accept())
             status, _, _ = await raw.response()
-            assert status == 400
+            assert status in (400, 503)  # found gone when it was accepted, or cut off before
             assert not accepting.done()
             await layer.close()
             with pytest.raises(PeerUnreachableError):

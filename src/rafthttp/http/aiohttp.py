@@ -22,14 +22,12 @@ from typing import Final, Protocol, cast
 
 from aiohttp import web
 
+from rafthttp.http.asgi import STOP_SECONDS
 from rafthttp.http.handler import NOTHING_DONE, Handler
 from rafthttp.http.handshake import RAFT_PROTOCOL
 from rafthttp.http.messages import Headers, Request, Response, text_response
 from rafthttp.http.stream import TransportStream, peer_certificate, socket_peer
 from rafthttp.raft.errors import ConfigError, RequestRefusedError
-
-STOP_SECONDS: Final = 1.0
-"""How long a stop waits for forwarded calls; cut off, their outcome is unknown to who asked."""
 
 HELD_SIZE_BYTES_MAX: Final = 64 << 10
 """Bytes held behind an upgrade request before reading pauses; no dialer may send any."""

@@ -6,8 +6,9 @@ Knows ASGI and no particular server. A server that can hand over its socket puts
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 from rafthttp.http.asgi_websocket import AsgiStream
@@ -17,6 +18,7 @@ from rafthttp.http.messages import (
     Request,
     Response,
     SocketAddress,
+    text_response,
 )
 from rafthttp.http.stream import TransportStream
 from rafthttp.raft.errors import RequestRefusedError
@@ -27,8 +29,13 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handle: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 
+_T = TypeVar("_T")
+
 EXTENSION: Final = "rafthttp.connection"
 """Key in `scope["extensions"]` under which a server puts its `Connection`."""
+
+STOP_SECONDS: Final = 1.0
+"""How long a stop waits for forwarded calls; cut off, their outcome is unknown to who asked."""
 
 
 class Connection(Protocol):
@@ -48,6 +55,10 @@ class Connection(Protocol):
         """Write `head` and hand over the connection; ConnectionError if it is gone."""
         ...
 
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Call back when the server stops; it waits for what is unanswered."""
+        ...
+
 
 async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one ASGI connection of the type `http` or `websocket`.
@@ -60,7 +71,7 @@ async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> N
         return
     if scope["type"] != "http":
         raise RuntimeError(f"an endpoint does not serve {scope['type']!r}")
-    response = await handle(_request(scope, receive))
+    response = await _answer(handle, scope, receive)
     if response is None:
         # The server has let go of the connection and ignores this; middleware wants to see it.
         response = Response(101)
@@ -79,6 +90,26 @@ async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> N
     await send({"type": "http.response.body", "body": response.body})
 
 
+async def _answer(handle: Handle, scope: Scope, receive: Receive) -> Response | None:
+    """The answer, or in its place a refusal once a server that tells so stops."""
+    request = _request(scope, receive)
+    connection = _connection(scope)
+    if connection is None:
+        return await handle(request)
+    loop = asyncio.get_running_loop()
+    answering = asyncio.ensure_future(_awaited(handle(request)))
+    # Of a call that was cut off the outcome is unknown; it gets time to end.
+    seconds = STOP_SECONDS if request.method == "PUT" else 0.0
+    connection.on_stop(lambda: loop.call_later(seconds, answering.cancel))
+    try:
+        await asyncio.wait({answering})
+    finally:
+        answering.cancel()
+    if answering.cancelled():
+        return text_response(503, "the server is shutting down", close=True)
+    return answering.result()
+
+
 async def _serve_websocket(handle: Handle, scope: Scope, receive: Receive, send: Send) -> None:
     if (await receive())["type"] != "websocket.connect":
         return  # gone already
@@ -87,22 +118,45 @@ async def _serve_websocket(handle: Handle, scope: Scope, receive: Receive, send:
     def accept(cluster_id: str | None) -> Stream:
         nonlocal stream
         peer = "unknown" if request.client is None else _joined(request.client)
-        stream = AsgiStream(peer, receive, send, cluster_id)
+        stream = AsgiStream(peer, receive_next, send, cluster_id)
         return stream
+
+    async def receive_next() -> MutableMapping[str, Any]:
+        return await (unread.pop() if unread else receive())
 
     request = _request(scope, receive)
     request.accept_websocket = accept
     request.subprotocols = tuple(scope.get("subprotocols") or ())
+    # Until the request is answered the next message can only be the end of the connection, which
+    # uvicorn also tells when it stops; behind an accept it is the stream's first.
+    waiting = asyncio.ensure_future(_awaited(receive()))
+    unread = [waiting]
+    answering = asyncio.ensure_future(_awaited(handle(request)))
     try:
-        response = await handle(request)
-    except BaseException:
+        await asyncio.wait({answering, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done() and not _is_message(waiting):
+            return
+        response = await answering
+        if response is not None:
+            await refuse_websocket(scope, send, response)
+        elif stream is not None:
+            await stream.run()
+    finally:
+        answering.cancel()
+        waiting.cancel()
+        await asyncio.wait({answering, waiting})
+        if not waiting.cancelled():
+            waiting.exception()  # a server's own way to say that the connection is lost
         if stream is not None:
             stream.lost()
-        raise
-    if response is not None:
-        await refuse_websocket(scope, send, response)
-    elif stream is not None:
-        await stream.run()
+
+
+def _is_message(received: asyncio.Future[MutableMapping[str, Any]]) -> bool:
+    return received.exception() is None and received.result()["type"] == "websocket.receive"
+
+
+async def _awaited(awaitable: Awaitable[_T]) -> _T:
+    return await awaitable
 
 
 async def refuse_websocket(scope: Scope, send: Send, response: Response) -> None:
@@ -124,9 +178,8 @@ async def refuse_websocket(scope: Scope, send: Send, response: Response) -> None
 
 
 def _request(scope: Scope, receive: Receive) -> Request:
-    extensions: dict[str, Any] = scope.get("extensions") or {}
     scheme: str = scope.get("scheme") or "http"
-    connection = cast("Connection | None", extensions.get(EXTENSION))
+    connection = _connection(scope)
     client: Any = scope.get("client")
     raw_path: bytes | None = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
@@ -146,6 +199,11 @@ def _request(scope: Scope, receive: Receive) -> Request:
         read_body=read_body,
         take=None if connection is None else connection.take,
     )
+
+
+def _connection(scope: Scope) -> Connection | None:
+    extensions: dict[str, Any] = scope.get("extensions") or {}
+    return cast("Connection | None", extensions.get(EXTENSION))
 
 
 def _joined(address: SocketAddress) -> str:

@@ -70,6 +70,11 @@ DRAIN_SECONDS: Final = 1.0
 DRAIN_SIZE_BYTES_MAX: Final = 64 << 20
 """How long, and how much, of the body of a refused request is read before the answer."""
 
+UNTOLD_SECONDS_MAX: Final = 3.0
+"""How long an upgrade may wait in all, to be authorised and accepted, where the web server keeps
+its socket: not all of these tell an application that they stop, and then they wait for it. As long
+as hypercorn's own grace; a member that runs accepts in the very turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardRequest:
@@ -106,8 +111,8 @@ class Handler:
     """The endpoint of one server (Go's `rafthttp.Handler`).
 
     Args:
-        timeout: seconds an upgrade may wait to be accepted, a change of membership to be made, and
-            `authorize` or a body to come.
+        timeout: seconds an upgrade may wait to be authorised and accepted (3 at most where the web
+            server keeps its socket), a change of membership to be made, and a body to come.
         authorize: who may; by default loopback peers only.
         forward: answers forwarded calls; without it they get 405, as from Go.
         cluster_id: of the cluster this server belongs to, where known.
@@ -250,11 +255,15 @@ class Handler:
         purpose = self._purpose(request.method)
         if purpose is Purpose.LEAVE and "address" in _query_fields(request.query):
             purpose = Purpose.JOIN  # a release: the first half of a join, checked by dialling back
-        principal = await self._admit(purpose, request)
+        seconds = self.timeout
+        if purpose is Purpose.STREAM and request.take is None:
+            seconds = min(seconds, UNTOLD_SECONDS_MAX)
+        deadline = asyncio.get_running_loop().time() + seconds
+        principal = await self._admit(purpose, request, deadline)
         if self.closed:
             raise self._closed_refusal()
         if purpose is Purpose.STREAM:
-            await self._upgrade(request)
+            await self._upgrade(request, deadline)
             return None
         fields = _query_fields(request.query)
         if purpose is Purpose.FORWARD:
@@ -271,13 +280,13 @@ class Handler:
             raise RequestRefusedError(405, "unknown action", headers=allow)
         return purposes[method]
 
-    async def _admit(self, purpose: Purpose, request: Request) -> Principal:
+    async def _admit(self, purpose: Purpose, request: Request, deadline: float) -> Principal:
         if "Origin" in request.headers:
             # A browser sends it; no member does. No page may reach a node near its visitor.
             raise RequestRefusedError(403, "requests from web pages are refused")
         peer = PeerInfo(purpose, request.headers, request.client, request.certificate, request.path)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout_at(deadline):
                 verdict = await self._authorize(peer)
         except TimeoutError:
             raise self._busy("authorisation took too long") from None
@@ -293,12 +302,12 @@ class Handler:
             )
         return verdict
 
-    async def _upgrade(self, request: Request) -> None:
+    async def _upgrade(self, request: Request, deadline: float) -> None:
         upgrade = _Upgrade(request, how_to_open(request, self._ping_seconds))
         if not self._upgrades.put(upgrade):
             raise self._busy("too many upgrades are waiting")
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout_at(deadline):
                 await upgrade.outcome
         except TimeoutError:
             if upgrade.outcome.done() and not upgrade.outcome.cancelled():

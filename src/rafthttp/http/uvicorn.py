@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
@@ -66,6 +67,7 @@ class _Takeover(_Base):
         self._tail = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._shutting_down = False
+        self._on_stop: Callable[[], object] | None = None
 
     async def _run_application(self, scope: Any, receive: Any, send: Any) -> None:
         scope.setdefault("extensions", {})[EXTENSION] = _Connection(self, scope)
@@ -87,6 +89,8 @@ class _Takeover(_Base):
         """The server stops: nothing can be taken over any more."""
         self._shutting_down = True
         super().shutdown()
+        if self._on_stop is not None:
+            self._on_stop()
         cycle: Any = self.cycle
         if cycle is not None and cycle.more_body and not cycle.response_complete:
             self.loop.call_later(BODY_SECONDS_AT_STOP, self._end_body, cycle)
@@ -165,6 +169,12 @@ class _Takeover(_Base):
         known.add(shim)
         stream.add_lost_callback(lambda: known.discard(shim))
         return stream
+
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Call back when the server stops, or at once when it does already."""
+        if self._shutting_down:
+            callback()
+        self._on_stop = callback  # of the request under way; there is one at a time
 
     def _asks_for_raft(self) -> bool:
         if self.scope["method"] != "GET":
@@ -263,6 +273,10 @@ class _Connection:
     def take(self, head: bytes) -> TransportStream:
         """Write `head` and hand over the connection; ConnectionError if it is gone."""
         return self._protocol.take(self._scope, head)
+
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Call back when the server stops; it waits for what is unanswered."""
+        self._protocol.on_stop(callback)
 
 
 class _Shim:

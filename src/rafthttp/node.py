@@ -54,11 +54,17 @@ from rafthttp.raft.types import (
     Index,
     Leader,
     Server,
+    ServerAddress,
+    ServerID,
     State,
 )
 from rafthttp.retrying import retry
 
 _log = logging.getLogger("rafthttp.node")
+
+HAND_OVER_SECONDS: Final = 1.0
+"""How long a stop may wait for another leader: the default election timeout. It takes milliseconds
+where the others are well."""
 
 # The membership task ends with the server; this bound only keeps a defect from hanging `stop`.
 _FINISH_WAIT: Final = 5.0
@@ -173,10 +179,17 @@ class Node:
             await self._start(stack)
             self._stack = stack.pop_all()
 
-    async def stop(self) -> None:
-        """Stop taking part and close everything. Idempotent."""
+    async def stop(self, *, hand_over: float = HAND_OVER_SECONDS) -> None:
+        """Stop taking part and close everything. Idempotent.
+
+        Args:
+            hand_over: most seconds for a leader to let another member lead first, so that writers
+                need not wait for an election; 0: it is not tried.
+        """
         stack, self._stack = self._stack, None
         if stack is not None:
+            if hand_over > 0 and self._raft is not None:
+                await self._raft.hand_over(timeout=hand_over)
             await stack.aclose()
 
     async def __aenter__(self) -> Self:
@@ -310,6 +323,23 @@ class Node:
         await self._layer.leave(self.id, members or [self.address], timeout)
         if self._membership is not None:
             await self._membership.note_left(self.raft.get_configuration())
+
+    async def leadership_transfer(
+        self, to: str | None = None, *, timeout: float | None = None
+    ) -> Leader:
+        """This node leads: let `to` lead, or the voter that has most; returns who leads then.
+
+        Raises:
+            LeadershipTransferError: definite; see `Raft.leadership_transfer`.
+            NotLeaderError: definite; this node does not lead.
+        """
+        raft = self.raft
+        if to is None:
+            return await raft.leadership_transfer(timeout=timeout)
+        target = ServerID(to)
+        server = raft.get_configuration().configuration.get(target)
+        address = ServerAddress("") if server is None else server.address
+        return await raft.leadership_transfer_to_server(target, address, timeout=timeout)
 
     # -- inside
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rafthttp.kv.client import KVClient, ServiceError
 from rafthttp.kv.commands import KEY_SIZE_BYTES_MAX
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -266,7 +267,7 @@ def test_the_description_names_every_route(run: Run, services: Any, http: Any) -
         async with services() as (member,), http(member) as client:
             described = (await client.get("/openapi.json")).json()
             assert described["openapi"].startswith("3.")
-            routes = {"/kv/{key}", "/kv", "/status", "/healthz", "/leave"}
+            routes = {"/kv/{key}", "/kv", "/status", "/healthz", "/leave", "/transfer"}
             assert set(described["paths"]) == routes
             status = (await client.get("/status")).json()
             schema = described["components"]["schemas"]["Status"]
@@ -286,6 +287,7 @@ def test_a_token_guards_all_but_health(run: Run, services: Any, http: Any) -> No
                         assert answer.status_code == 401
                         assert answer.headers["www-authenticate"] == "Bearer"
                     assert (await client.post("/leave")).status_code == 401
+                    assert (await client.post("/transfer")).status_code == 401
                     assert (await client.get("/healthz")).status_code == 200
             async with http(member, headers={"Authorization": "bearer  s3cret"}) as client:
                 assert (await client.get("/status")).status_code == 200
@@ -343,6 +345,24 @@ def test_leaving_calls_back_and_a_refusal_does_not(run: Run, services: Any, http
                 assert refused.status_code == 409
                 assert "just stop it" in refused.json()["error"]
             assert left == [True]
+
+    run(scenario)
+
+
+def test_leadership_is_transferred_on_request(run: Run, services: Any, http: Any) -> None:
+    async def scenario() -> None:
+        async with services(2) as (n1, n2):
+            async with http(n1) as client:
+                answer = await client.post("/transfer", params={"to": "n2"})
+                assert answer.status_code == 200
+                assert answer.json() == {"leader": {"id": "n2", "address": n2.node.address}}
+                again = await client.post("/transfer", params={"to": "n1"})
+                assert (again.status_code, again.json()["outcome"]) == (503, "definite")
+                assert again.json()["leader"]["id"] == "n2"
+            async with KVClient([n1.url]) as client:
+                with pytest.raises(ServiceError, match="itself"):
+                    await client.transfer("n2")
+                assert (await client.transfer())["id"] == "n1"
 
     run(scenario)
 

@@ -104,6 +104,7 @@ def test_what_is_no_answer_of_the_service_is_said_so(run: Run, page: bytes) -> N
     asks: list[Callable[[KVClient], Awaitable[Any]]] = [
         KVClient.status,
         KVClient.leave,
+        KVClient.transfer,
         lambda client: anext(client.list()),
     ]
     run(scenario)

@@ -184,3 +184,41 @@ async def test_a_shutdown_ends_a_transfer() -> None:
         await leader.shutdown()
         with pytest.raises(RaftError):
             await call
+
+
+SLOW = replace(
+    fast_config("any"), heartbeat_timeout=2.0, election_timeout=2.0, early_campaign=False
+)
+
+
+@in_loop
+async def test_a_shutdown_hands_over_first_when_asked() -> None:
+    """Nobody waits for an election: a follower would campaign after two seconds at best."""
+    async with Cluster(config=SLOW) as cluster:
+        leader = await cluster.leader()
+        rest = [i for i in cluster.ids if i != leader.id]
+        await leader.apply(b"before")
+        del cluster.rafts[leader.id]
+        await leader.shutdown(hand_over=2.0)
+        async with asyncio.timeout(1):
+            successor = await cluster.leader(among=rest)
+            assert await successor.apply(b"after") == 2
+
+
+@in_loop
+async def test_a_leader_the_others_cannot_do_without_hands_nothing_over() -> None:
+    async with Cluster(2) as cluster:
+        leader = await cluster.leader()
+        term = leader.current_term
+        assert not await leader.hand_over(timeout=1.0)
+        assert (leader.state, leader.current_term) == (State.LEADER, term)
+
+
+@in_loop
+async def test_handing_over_is_for_leaders_only() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        term = leader.current_term
+        assert await follower_of(cluster, leader).hand_over(timeout=1.0)
+        assert leader.state is State.LEADER
+        assert leader.current_term == term

@@ -11,7 +11,7 @@ import typer
 from rafthttp import RaftHttpError
 from rafthttp.cli.cluster import cluster
 from rafthttp.cli.kv import app as kv_app
-from rafthttp.cli.nodes import leave, status
+from rafthttp.cli.nodes import leave, status, transfer
 from rafthttp.cli.output import CommandFailedError, out, print_error
 from rafthttp.cli.serve import serve
 
@@ -47,6 +47,7 @@ app.command()(serve)
 app.command()(cluster)
 app.command()(status)
 app.command()(leave)
+app.command()(transfer)
 app.add_typer(kv_app, name="kv")
 
 # click's own, which newer versions of typer carry inside: its public subclass is common to all.

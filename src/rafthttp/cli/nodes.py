@@ -1,4 +1,4 @@
-"""`rafthttp status` and `rafthttp leave`: one node, asked for by its URL.
+"""`rafthttp status`, `leave` and `transfer`: one node, asked for by its URL.
 
 `status` then asks the members that the node names what they say of themselves.
 """
@@ -117,6 +117,20 @@ def leave(
     """
     answer = _ask(url, token_file, timeout, KVClient.leave)
     out(f"{answer['id']} has left its cluster and stops")
+
+
+@with_tls
+def transfer(
+    url: Url,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="ID", help="Who is to lead; a voter's id.")
+    ] = None,
+    token_file: TokenFile = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it is done.")] = 10.0,
+) -> None:
+    """Let another voter lead: the one named, or the one that has most of the log."""
+    answer = _ask(url, token_file, timeout, lambda client: client.transfer(to))
+    out(f"{answer['id']} leads")
 
 
 def _ask(

@@ -15,7 +15,9 @@ from rafthttp.cli.output import CommandFailedError, read_token
 from rafthttp.cli.tls import CERT_HELP, KEY_HELP, Material, read_material
 from rafthttp.kv.access import Network
 
-_SERVICE_PATHS: Final = frozenset({"/kv", "/status", "/healthz", "/leave", "/openapi.json"})
+_SERVICE_PATHS: Final = frozenset(
+    {"/kv", "/status", "/healthz", "/leave", "/transfer", "/openapi.json"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ServeOptions:
     tls: Material | None
     timeout: float
     carrier: str
+    hand_over: float
     stop_with_stdin: bool
 
     @property
@@ -91,6 +94,9 @@ def serve(
     carrier: Annotated[
         str, typer.Option(help="How to dial other nodes: raw, websocket, or auto (raw first).")
     ] = "auto",
+    hand_over: Annotated[
+        float, typer.Option(help="Most seconds for a leader to hand over before it stops.")
+    ] = 0.4,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
     stop_with_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
@@ -104,6 +110,8 @@ def serve(
         raise CommandFailedError("--bootstrap begins a cluster, --join enters one: give only one")
     if not timeout > 0:
         raise CommandFailedError(f"--timeout is {timeout:g}; it must be above 0")
+    if not 0 <= hand_over <= 60:
+        raise CommandFailedError(f"--hand-over is {hand_over:g}; it must be from 0 to 60")
     if carrier not in ("auto", "raw", "websocket"):
         raise CommandFailedError(f"--carrier is {carrier!r}; it must be auto, raw or websocket")
     _check_path(path)
@@ -133,6 +141,7 @@ def serve(
         tls=_tls(tls_cert, tls_key, tls_ca, at_proxy=tls_at_proxy),
         timeout=timeout,
         carrier=carrier,
+        hand_over=hand_over,
         stop_with_stdin=stop_with_stdin,
     )
     _log_to_stderr(node_id, verbose=verbose)

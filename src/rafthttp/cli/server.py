@@ -37,6 +37,7 @@ from rafthttp.kv.fsm import KVStateMachine
 
 _log: Final = logging.getLogger("rafthttp.serve")
 
+# Before a stop a leader hands over (`--hand-over`), while requests are still taken.
 # Requests under way at a stop may end within the first; then the node stops, which ends those that
 # wait for a quorum. What is left at the second is cut off. All together stays below two seconds.
 _NODE_GRACE_SECONDS: Final = 0.5
@@ -80,9 +81,12 @@ async def _serve(options: ServeOptions) -> None:
             timeout=options.timeout,
             carrier=options.carrier,
         )
-        async with node:
+        await node.start()
+        try:
             _check_has_a_cluster(node, options)
             await _serve_node(node, fsm, listener, options, serving)
+        finally:
+            await node.stop(hand_over=0)  # that was done while requests were still taken
     finally:
         listener.close()
 
@@ -131,7 +135,7 @@ async def _serve_node(
         _stop_with_stdin(server)
     watches = [
         asyncio.create_task(_stop_on_failure(node, server)),
-        asyncio.create_task(_stop_node_after_grace(node, server)),
+        asyncio.create_task(_stop_in_order(node, server, options.hand_over)),
     ]
     where = "in memory" if options.data_dir is None else f"in {options.data_dir}"
     out(f"{node.id} serves {options.scheme}://{node.address}, data {where}")
@@ -160,9 +164,8 @@ class _Server(uvicorn.Server):
         self.stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Serve no longer; asked twice, at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        """Begin to stop (`_stop_in_order`); asked twice, at once."""
+        self.should_exit = self.force_exit = self.stopping.is_set()
         self.stopping.set()
 
     @contextmanager
@@ -170,9 +173,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _stop_node_after_grace(node: Node, server: _Server) -> None:
-    """Let no request hold up a stop because it waits for other nodes."""
+async def _stop_in_order(node: Node, server: _Server, hand_over: float) -> None:
+    """Hand over, serve no longer, and let no request hold that up: it may wait for other nodes."""
     await server.stopping.wait()
+    try:
+        if hand_over > 0:
+            await node.raft.hand_over(timeout=hand_over)
+    finally:
+        server.should_exit = True
     await asyncio.sleep(_NODE_GRACE_SECONDS)
     await node.raft.shutdown()
 

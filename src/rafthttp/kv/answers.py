@@ -132,6 +132,19 @@ def left(response: httpx.Response) -> dict[str, Any]:
     return answer
 
 
+def transferred(response: httpx.Response) -> dict[str, Any]:
+    """Who leads after a transfer.
+
+    Raises:
+        ServiceError: it is no such answer.
+    """
+    answer = _json(response)
+    leader = answer.get("leader") if _is_object(answer) else None
+    if not _has_texts(leader, "id", "address"):
+        raise _strange(response)
+    return leader
+
+
 def outcome_of(error: Exception) -> Outcome:
     """A connection that never came about carried nothing."""
     never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)

@@ -90,6 +90,7 @@ class KVService:
             Route("/status", self._guarded(self.status), methods=["GET"]),
             Route("/healthz", self._guarded(self.health), methods=["GET"]),
             Route("/leave", self._guarded(self.leave), methods=["POST"]),
+            Route("/transfer", self._guarded(self.transfer), methods=["POST"]),
             Route("/openapi.json", self._guarded(self.openapi), methods=["GET"]),
         ]
 
@@ -188,6 +189,11 @@ class KVService:
         if self._on_leave is not None:
             self._on_leave()
         return JSONLine({"id": self._node.id, "left": True})
+
+    async def transfer(self, request: Request) -> Response:
+        """This node leads: let another lead, the one named by `to` or the one that has most."""
+        leader = await self._node.leadership_transfer(request.query_params.get("to"))
+        return JSONLine({"leader": leader._asdict()})
 
     async def openapi(self, request: Request) -> Response:
         """This API, for machines."""

@@ -177,6 +177,30 @@ class KVClient:
             raise answers.refusal(response, self._urls[0])
         return answers.left(response)
 
+    async def transfer(self, to: str | None = None) -> dict[str, Any]:
+        """Ask the leader to let another member lead; returns who leads then.
+
+        Raises:
+            ServiceError: it refused, nobody leads, or there was no answer in time.
+        """
+        status = await self.status()
+        leader = status["leader"]
+        if leader is None:
+            raise ServiceError("no leader is known: there is nobody to take over from")
+        known = urlsplit(self._urls[0])
+        url = f"{known.scheme}://{leader['address']}{known.path}"
+        params = {} if to is None else {"to": to}
+        try:
+            response = await self._http.post(
+                f"{url}/transfer", params=params, timeout=self._timeout
+            )
+        except httpx.RequestError as error:
+            text = f"{url}: {answers.sentence(error)}"
+            raise ServiceError(text, outcome=answers.outcome_of(error)) from error
+        if response.status_code != 200:
+            raise answers.refusal(response, url)
+        return answers.transferred(response)
+
     # -- inside
 
     async def _request(

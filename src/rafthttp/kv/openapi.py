@@ -118,6 +118,26 @@ _PATHS: Final[dict[str, Any]] = {
             },
         }
     },
+    "/transfer": {
+        "post": {
+            "summary": "Hand leadership over; only the leader can.",
+            "parameters": [
+                {
+                    "name": "to",
+                    "in": "query",
+                    "schema": _TEXT,
+                    "description": "A voter's id; left out, the voter that has most of the log.",
+                }
+            ],
+            "responses": {
+                "200": {
+                    "description": "Who leads now.",
+                    "content": {"application/json": {"schema": _object(leader=_LEADER)}},
+                },
+                **_FAILURES,
+            },
+        }
+    },
 }
 
 _SCHEMAS: Final[dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from rafthttp.raft.errors import (
     ConfigurationChangeError,
     LeadershipTransferError,
     Outcome,
+    RaftError,
     ShutdownError,
     TimedOutError,
     TransportError,
@@ -34,6 +36,8 @@ from rafthttp.raft.types import (
     ServerID,
     State,
 )
+
+_log = logging.getLogger("rafthttp.raft")
 
 _T = TypeVar("_T")
 
@@ -290,10 +294,31 @@ class Raft(RaftStatus):
         """`leadership_transfer` to this voter, which must be a member at this address."""
         return await self._transfer(server_id, address, timeout)
 
+    async def hand_over(self, *, timeout: float) -> bool:
+        """Before a stop: let another voter lead, where this server leads and others could.
+
+        Returns whether this server leads no longer (or never did). Not tried where the others that
+        were heard lately are no quorum: then a leader's end costs nothing that they still have.
+        """
+        if not self._driver.core.is_dispensable or self._stop is not None:
+            return self.state is not State.LEADER
+        try:
+            await self._driver.transfers.step_down(None, None, self._deadline(timeout))
+        except RaftError as error:
+            _log.warning("%s could not hand over leadership: %s", self.id, error)
+        return self.state is not State.LEADER
+
     # -- the end
 
-    async def shutdown(self) -> None:
-        """Stop taking part; pending calls end. Closes transport, layer and stores. Idempotent."""
+    async def shutdown(self, *, hand_over: float | None = None) -> None:
+        """Stop taking part; pending calls end. Closes transport, layer and stores. Idempotent.
+
+        Args:
+            hand_over: seconds that a leader may take to hand over leadership first (`hand_over`),
+                so that nobody has to wait for an election; None: not at all.
+        """
+        if hand_over is not None:
+            await self.hand_over(timeout=hand_over)
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._shutdown())
         await asyncio.shield(self._stop)

@@ -239,10 +239,22 @@ class Leadership:
     # -- hand over
 
     def best_voter(self) -> ServerID | None:
-        """The other voter that has the most of the log."""
-        server = self._server
+        """The other voter that has the most of the log, of those heard lately if there are any."""
+        server, heard = self._server, self._heard()
         others = [v for v in server.members.voters if v != server.local_id]
-        return max(others, key=lambda v: (self.peers[v].match, v), default=None)
+        return max(others, key=lambda v: (v in heard, self.peers[v].match, v), default=None)
+
+    @property
+    def is_dispensable(self) -> bool:
+        """Whether the other voters that were heard lately could elect and commit on their own."""
+        return len(self._heard()) >= self._server.members.quorum
+
+    def _heard(self) -> set[ServerID]:
+        """The other voters heard within the lease timeout."""
+        server, peers = self._server, self.peers
+        since = server.now_ns - server.config.leader_lease_timeout_ns
+        others = (v for v in server.members.voters if v != server.local_id)
+        return {v for v in others if peers[v].contact_ns >= since}
 
     def begin_transfer(self, target: ServerID) -> None:
         """Refuse proposals until `target` leads, or the election timeout has passed (S67)."""

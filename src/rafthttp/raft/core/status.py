@@ -97,6 +97,11 @@ class Status(Roles):
         return leadership is not None and leadership.transfer_target is not None
 
     @property
+    def is_dispensable(self) -> bool:
+        """Whether this server leads and the other voters could go on without it."""
+        return self._leadership is not None and self._leadership.is_dispensable
+
+    @property
     def accepts_proposals(self) -> bool:
         """Whether `propose` may be called."""
         leadership = self._leadership

@@ -72,23 +72,34 @@ class Transfers:
             TimedOutError: `timeout` passed first; definite where the target was not told yet.
             NotLeaderError: this server does not lead.
         """
+        now = asyncio.get_running_loop().time()
+        deadline = None if timeout is None else now + timeout
+        await self.step_down(target, address, deadline)
+        latest = now + election_timeout
+        return await self._successor(latest if deadline is None else min(latest, deadline))
+
+    async def step_down(
+        self, target: ServerID | None, address: ServerAddress | None, deadline: float | None
+    ) -> None:
+        """The first half of `run`: until this server leads no longer, or leads on for good.
+
+        Raises:
+            RaftError: as `run`; not where this server leads on.
+        """
         owner = self._owner
         owner.check_leads()
         if target is not None and address is not None:
             self._check_address(target, address)
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + election_timeout
         owner.core.transfer_leadership(target, owner.now_ns())
-        self._ended = loop.create_future()
+        self._ended = asyncio.get_running_loop().create_future()
         owner.wake()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(deadline):
                 await self._ended
-                return await self._successor(latest)
         except TimeoutError:
             unknown = not owner.core.cancel_transfer(owner.now_ns())
             raise TimedOutError(
-                f"leadership was not transferred within {timeout:g} s",
+                "leadership was not transferred in time",
                 outcome=Outcome.UNKNOWN if unknown else Outcome.DEFINITE,
                 leader=owner.leader,
             ) from None

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
         RemoteApplyError,
         RemoteError,
         RequestRefusedError,
+        RequestReusedError,
+        SessionExpiredError,
+        SessionFormatError,
         ShutdownError,
         StorageError,
         StorageFailedError,
@@ -117,6 +120,8 @@ if TYPE_CHECKING:
         Term,
     )
     from rafthttp.raft.wire.limits import WireLimits
+    from rafthttp.sessions.envelope import SessionRequest
+    from rafthttp.sessions.fsm import SessionFSM
 
 __all__ = [
     "FSM",
@@ -186,11 +191,16 @@ __all__ = [
     "RemoteApplyError",
     "RemoteError",
     "RequestRefusedError",
+    "RequestReusedError",
     "ResumedHeartbeatObservation",
     "Server",
     "ServerAddress",
     "ServerAddressProvider",
     "ServerID",
+    "SessionExpiredError",
+    "SessionFSM",
+    "SessionFormatError",
+    "SessionRequest",
     "ShutdownError",
     "SnapshotMeta",
     "SnapshotSink",
@@ -290,6 +300,9 @@ _ROOMS: Final = {
         "RemoteApplyError",
         "RemoteError",
         "RequestRefusedError",
+        "RequestReusedError",
+        "SessionExpiredError",
+        "SessionFormatError",
         "ShutdownError",
         "StorageError",
         "StorageFailedError",
@@ -356,6 +369,8 @@ _ROOMS: Final = {
         "Term",
     ),
     "rafthttp.raft.wire.limits": ("WireLimits",),
+    "rafthttp.sessions.envelope": ("SessionRequest",),
+    "rafthttp.sessions.fsm": ("SessionFSM",),
 }
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -15,8 +15,11 @@ RaftHttpError
 │   ├── StorageFailedError           as `outcome` says: this server's disk failed
 │   ├── ConfigurationChangeError     definite: the cluster refuses this change
 │   ├── CantBootstrapError           definite: there is state already
+│   ├── SessionExpiredError          as `outcome` says: the session, or the answer, is forgotten
+│   ├── RequestReusedError           definite; another request was made under this id
 │   └── ForwardError                 as `outcome` says: the way to the leader broke
 ├── RemoteApplyError                 applied; the state machine of another process raised
+├── SessionFormatError               an envelope or a table of sessions that cannot be read
 ├── StorageError                     the local disk
 │   ├── DataDirectoryError           in use, unwritable, of another id, of a newer format
 │   ├── CorruptLogError              a checksum or the order of the log is wrong
@@ -134,6 +137,21 @@ class ForwardError(RaftError):
     """The way to the leader broke; unknown once request bytes may have reached it."""
 
     default_outcome = Outcome.UNKNOWN
+
+
+class SessionExpiredError(RaftError):
+    """The session of a request, or its answer, is remembered no more; this copy is not applied.
+
+    Definite where no copy sent before may have been applied, otherwise unknown.
+    """
+
+
+class RequestReusedError(RaftError):
+    """Another request was made under the same id; this one is not applied."""
+
+
+class SessionFormatError(RaftHttpError, ValueError):
+    """An envelope, or the table in a snapshot, is cut short, damaged or of a newer version."""
 
 
 class RemoteApplyError(RaftHttpError):

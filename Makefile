@@ -8,7 +8,7 @@ GO ?= go
 INTEROP := build/interop/rafthttp-interop
 
 .DEFAULT_GOAL := help
-.PHONY: help run test interop soak verify fix clean
+.PHONY: help run test interop soak bench verify fix clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ interop:  ## build the real hashicorp/raft member that mixed clusters are tested
 soak: $(STAMP)  ## run the long tests
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m soak --timeout 3600
+
+bench: $(STAMP) interop  ## compare with real peers side by side; QUICK=1 takes 3 minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.compare $(if $(QUICK),--quick)
 
 verify: $(STAMP)  ## check format, types and the arrows between rooms; only reads
 	$(BIN)/ruff format --check .

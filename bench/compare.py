@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import report
 from bench.pairs import Comparison, compare
-from bench.peers import go, http, ours, pysyncobj_cluster
+from bench.peers import go, ours, pysyncobj_cluster, services
 from bench.peers.base import Load, Make, MissingPeerError
 
 Goals = dict[int, float | None]
@@ -45,15 +45,15 @@ def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
     )
     yield (
         "PUT /kv over HTTP, fsync, against etcd",
-        http.ours("ours", "kv_put.lua"),
-        http.etcd("etcd", "etcd_put.lua"),
+        services.ours("ours", "kv_put.lua"),
+        services.etcd("etcd", "etcd_put.lua"),
         64,
         {1: 1.0, 64: 0.8, 256: 0.8},
     )
     yield (
         "linearizable GET /kv, against etcd",
-        http.ours("ours", "kv_get.lua"),
-        http.etcd("etcd", "etcd_get.lua"),
+        services.ours("ours", "kv_get.lua"),
+        services.etcd("etcd", "etcd_get.lua"),
         64,
         {1: 1.0, 64: 1.0},
     )

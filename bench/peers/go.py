@@ -6,12 +6,13 @@ import json
 import subprocess
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.peers.base import Load, Make, MissingPeerError, Sample, free_ports, wait_until
 
-BINARY = Path(__file__).parents[2] / "interop" / "build" / "rafthttp-interop"
+BINARY = Path(__file__).parents[2] / "build" / "interop" / "rafthttp-interop"
 # Go's answer to batches: proposals queue up while a batch is written, and go out as one.
 TUNED = ("-batch-apply-ch", "-max-append-entries", "1024")
 
@@ -21,11 +22,12 @@ class GoCluster:
 
     def __init__(self, addresses: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
         self._addresses = list(addresses)
-        self._processes = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for command in commands
-        ]
-        wait_until(self._has_three_voters, "the joining of three Go nodes")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for number, command in enumerate(commands, 1):  # one by one: Go's join is not tried again
+            self._processes.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            wait_until(partial(self._has_voters, number), f"the joining of Go node {number}")
 
     def bench(self, load: Load) -> Sample:
         """Put the load on the leader (`Cluster`)."""
@@ -45,12 +47,12 @@ class GoCluster:
             each.kill()
             each.wait()
 
-    def _has_three_voters(self) -> bool:
+    def _has_voters(self, count: int) -> bool:
         try:
             servers = self._call("GET", "/configuration", 2)["servers"]
         except (OSError, KeyError):
             return False
-        return len([each for each in servers if each["suffrage"].lower() == "voter"]) == 3
+        return len([each for each in servers if each["suffrage"] == "voter"]) == count
 
     def _call(self, method: str, target: str, timeout: float) -> dict[str, Any]:
         url = f"http://{self._addresses[0]}{target}"

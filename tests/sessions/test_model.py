@@ -27,11 +27,14 @@ LIMITS = {
 ANSWER_SIZE_BYTES_MAX = 32
 
 
-@pytest.fixture(scope="module", autouse=True)
-def limits() -> Iterator[None]:
+@pytest.fixture(scope="module", params=[1, 12], autouse=True)
+def limits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Once met all the time, once hardly, so that long batches are applied as such."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in LIMITS.items():
-            patch.setattr(table, name, value)
+            scaled = value * request.param if name.endswith("SIZE_BYTES_MAX") else value
+            patch.setitem(LIMITS, name, scaled)
+            patch.setattr(table, name, scaled)
         patch.setattr(answers, "ANSWER_SIZE_BYTES_MAX", ANSWER_SIZE_BYTES_MAX)
         yield
 
@@ -88,7 +91,10 @@ class Model:
             if b and entry["fingerprint"] and b != entry["fingerprint"]:
                 return "refused", "RequestReusedError"
             return self.again(entry["answer"])
-        while sum(120 + content(e["answer"]) for e in self.keys.values()) >= 900:
+        while (
+            sum(120 + content(e["answer"]) for e in self.keys.values())
+            >= (LIMITS["KEYS_SIZE_BYTES_MAX"])
+        ):
             oldest = next(iter(self.keys))
             if self.keys[oldest]["at"] + LIMITS["KEY_TTL_NS_MIN"] >= self.clock:
                 return "refused", "OverloadedError"
@@ -145,7 +151,7 @@ def said(result: Any) -> tuple[str, Any]:
 IDS = [bytes([n]) * 16 for n in range(4)]
 VALUES = (None, 1, "x" * 20, "y" * 60, [1, {"k": 2}])
 COMMANDS = [b"raise it", *map(msgpack.packb, VALUES)]
-STEPS = [0] * 12 + [1, 5, 20, 40, 59, 3600, -30, None]
+STEPS = [0] * 8 + [1, 5, 20, 40, 59, 3600, -30, None]
 
 
 class Entries:
@@ -153,7 +159,7 @@ class Entries:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.window = {session: 1 for session in IDS}
+        self.window = dict.fromkeys(IDS, 1)
         # Few calls of one kind in one run, many in another, so that each limit is met.
         self.weights = [self.random.choice([1, 5, 20]) for _ in range(4)]
 
@@ -219,3 +225,8 @@ def test_replicas_agree_however_they_got_there(
     assert results == expected, "cut and restored"
     assert whole.inner.commands == single.inner.commands == cut.inner.commands == model.applied
     assert whole.image() == single.image() == cut.image()
+    sizes = {
+        (table._sessions_size, table._keys_size)
+        for table in (r.fsm._table for r in (whole, single, cut, restored(cut.image())))
+    }
+    assert len(sizes) == 1, "what counts against the limits"

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from rafthttp.autopilot import Autopilot, AutopilotConfig
+    from rafthttp.health import ClusterHealth, ServerHealth
     from rafthttp.http.access import (
         Authorize,
         HeadersFactory,
@@ -82,7 +84,7 @@ if TYPE_CHECKING:
         ResumedHeartbeatObservation,
     )
     from rafthttp.raft.raft import Applied, Raft
-    from rafthttp.raft.status import LatestConfiguration
+    from rafthttp.raft.status import LatestConfiguration, PeerProgress
     from rafthttp.raft.storage.memory import DiscardSnapshotStore, MemorySnapshotStore, MemoryStore
     from rafthttp.raft.storage.protocols import (
         LogStore,
@@ -127,9 +129,12 @@ __all__ = [
     "FSM",
     "Applied",
     "Authorize",
+    "Autopilot",
+    "AutopilotConfig",
     "BytesSnapshot",
     "CantBootstrapError",
     "ChangeRequest",
+    "ClusterHealth",
     "Config",
     "ConfigError",
     "Configuration",
@@ -179,6 +184,7 @@ __all__ = [
     "OverloadedError",
     "PeerInfo",
     "PeerObservation",
+    "PeerProgress",
     "PeerUnreachableError",
     "Principal",
     "ProtocolError",
@@ -196,6 +202,7 @@ __all__ = [
     "Server",
     "ServerAddress",
     "ServerAddressProvider",
+    "ServerHealth",
     "ServerID",
     "SessionExpiredError",
     "SessionFSM",
@@ -239,6 +246,8 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
+    "rafthttp.autopilot": ("Autopilot", "AutopilotConfig"),
+    "rafthttp.health": ("ClusterHealth", "ServerHealth"),
     "rafthttp.http.access": (
         "Authorize",
         "HeadersFactory",
@@ -327,7 +336,7 @@ _ROOMS: Final = {
     ),
     "rafthttp.raft.bootstrap": ("bootstrap_cluster", "has_existing_state"),
     "rafthttp.raft.raft": ("Applied", "Raft"),
-    "rafthttp.raft.status": ("LatestConfiguration",),
+    "rafthttp.raft.status": ("LatestConfiguration", "PeerProgress"),
     "rafthttp.raft.storage.memory": (
         "DiscardSnapshotStore",
         "MemorySnapshotStore",

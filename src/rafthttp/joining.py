@@ -95,11 +95,24 @@ class Membership:
         await self._set({LEFT: b"%d" % latest.index})
 
     async def join(
-        self, layer: Layer, timeout: float, on_released: Callable[[], None] | None
+        self,
+        layer: Layer,
+        timeout: float,
+        on_released: Callable[[], None] | None,
+        latest: Callable[[], LatestConfiguration],
     ) -> None:
-        """Ask to be added until it is done. As `join`, with notes."""
+        """Ask to be added until it is done. As `join`, with notes.
+
+        Who is in the latest configuration is asked too: a server that was added gets the log, and
+        the one member it was told of may be dead by then.
+        """
         await self._set({PENDING_JOIN: pack_targets(self.targets)})
-        await join(layer, self._id, self.targets, timeout, self._on_error, on_released)
+
+        def targets() -> list[str]:
+            others = [s.address for s in latest().configuration if s.id != self._id]
+            return [*self.targets, *(a for a in others if a not in self.targets)]
+
+        await join(layer, self._id, targets, timeout, self._on_error, on_released)
         self.is_joining, self.error, self._left_index = False, None, 0
         _log.info("%s: a member of cluster %s", self._id, layer.cluster_id)
         values: dict[bytes, bytes | None] = {PENDING_JOIN: None, LEFT: None}
@@ -122,7 +135,7 @@ class Membership:
 async def join(
     layer: Layer,
     server_id: ServerID,
-    targets: Sequence[str],
+    targets: Callable[[], Sequence[str]],
     timeout: float,
     on_error: Callable[[str], None],
     on_released: Callable[[], None] | None = None,
@@ -140,10 +153,10 @@ async def join(
     while True:
         try:
             if on_released is not None:
-                await layer.release(server_id, targets, timeout)
+                await layer.release(server_id, targets(), timeout)
                 on_released()
                 on_released = None
-            await layer.join(server_id, targets, timeout)
+            await layer.join(server_id, targets(), timeout)
         except (MembershipError, TransportError) as error:
             on_error(f"cannot join: {error}{_hint(error, layer.path)}")
         else:

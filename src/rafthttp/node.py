@@ -24,7 +24,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from rafthttp import forwarding
-from rafthttp.forwarding import Forwarder, ForwardFormatError
+from rafthttp.autopilot import Autopilot, AutopilotConfig
+from rafthttp.forwarding import ForwardFormatError
+from rafthttp.health import ClusterHealth
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
 from rafthttp.http.asgi import serve
 from rafthttp.http.carriers import CARRIERS
@@ -33,15 +35,15 @@ from rafthttp.http.grammar import parse_address, parse_id, parse_path
 from rafthttp.http.handler import NOTHING_DONE, ForwardRequest, ForwardResponse, Handler
 from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
-from rafthttp.http.messages import OUTCOME_HEADER, Request, Response, text_response
+from rafthttp.http.messages import Request, Response, text_response
 from rafthttp.joining import CLUSTER_ID, Membership, join_target
+from rafthttp.leaderward import Leaderward
 from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     ConfigError,
     EntryTooLargeError,
     ShutdownError,
-    UnknownLeaderError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.raft import Raft
@@ -98,6 +100,7 @@ class Node:
         scheme: `https` where `dial` speaks TLS.
         carrier: how other members are dialled: `raw`, `websocket` or `auto`, as for `Layer`.
         config: settings; its `local_id` must be `node_id`.
+        autopilot: when a server that joins gets its vote, and whether dead ones are removed.
         timeout: seconds for one handshake, forward or membership call, and the default of `apply`.
 
     Raises:
@@ -121,6 +124,7 @@ class Node:
         scheme: str = "http",
         carrier: str = "auto",
         config: Config | None = None,
+        autopilot: AutopilotConfig | None = None,
         timeout: float = 10.0,
     ) -> None:
         try:
@@ -134,6 +138,8 @@ class Node:
         self.config.validate()
         if self.config.local_id != self.id:
             raise ConfigError(f"config.local_id is {self.config.local_id!r}, not {node_id!r}")
+        self._autopilot_config = AutopilotConfig() if autopilot is None else autopilot
+        self._autopilot_config.validate(self.config.heartbeat_timeout)
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be above 0")
         self.timeout = timeout
@@ -161,9 +167,10 @@ class Node:
         self._membership: Membership | None = None
         self._handler: Handler | None = None
         self._raft: Raft | None = None
+        self._autopilot: Autopilot | None = None
         self._stack: AsyncExitStack | None = None
         self._layer: Layer
-        self._forwarder: Forwarder
+        self._leaderward: Leaderward
 
     # -- life
 
@@ -276,6 +283,12 @@ class Node:
         """Name of the cluster this node is, or was, a member of."""
         return None if self._raft is None else self._layer.cluster_id
 
+    def health(self) -> ClusterHealth | None:
+        """How each member is; None where this node does not lead."""
+        if self._raft is None or self._autopilot is None:
+            return None
+        return self._autopilot.health()
+
     # -- commands and reads
 
     async def apply(self, data: bytes, *, timeout: float | None = None) -> Any:
@@ -294,7 +307,9 @@ class Node:
         size, most = len(data), self.config.entry_size_bytes_max
         if size > most:
             raise EntryTooLargeError(f"the command has {size} bytes; at most {most} are allowed")
-        return await self._retry(lambda remaining: self._apply_once(data, remaining), timeout)
+        return await self._retry(
+            lambda remaining: self._leaderward.apply(self.raft, data, remaining), timeout
+        )
 
     async def read_index(self, *, timeout: float | None = None) -> Index:
         """Wait until a local read is linearizable; tried again until the deadline.
@@ -369,6 +384,7 @@ class Node:
                 scheme=self._scheme,
             )
             transport = NetworkTransport(layer, timeout=self.timeout)
+            leaderward = Leaderward(layer, pending_bytes_max=self.config.pending_bytes_max)
             self._membership = membership = Membership(self.id, store, self._join)
             # Without state it may be a voter that lost its disk; it takes no part until the
             # cluster does not count on it.
@@ -381,25 +397,26 @@ class Node:
                 store,
                 None,
                 transport,
-                forward_read=self._forward_read,
+                forward_read=leaderward.read_index,
                 takes_part=not is_new,
             )
             until_owned.pop_all()
         self._raft, self._layer, self._handler = raft, layer, handler
-        self._forwarder = Forwarder(
-            self._forward_commands, pending_bytes_max=self.config.pending_bytes_max
-        )
+        self._leaderward = leaderward
         stack.callback(self._forget)
-        requests = asyncio.create_task(handle_change_requests(raft, handler.requests()))
-        stack.push_async_callback(_finish, requests)
+        autopilot = Autopilot(raft, self._autopilot_config, self.config.heartbeat_timeout)
+        self._autopilot = autopilot
+        work = handle_change_requests(raft, handler.requests(), wait_stable=autopilot.wait_stable)
+        stack.push_async_callback(_finish, asyncio.create_task(work))
         stack.push_async_callback(raft.shutdown)
-        stack.push_async_callback(self._forwarder.close)
+        stack.push_async_callback(leaderward.close)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_leader(raft)))
+        stack.push_async_callback(_cancel, asyncio.create_task(autopilot.run()))
         if membership.targets:
             membership.is_joining = True
             on_released = raft.take_part if is_new else None
-            work = membership.join(layer, self.timeout, on_released)
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
+            joining = membership.join(layer, self.timeout, on_released, raft.get_configuration)
+            stack.push_async_callback(_cancel, asyncio.create_task(joining))
         elif raft.get_configuration().configuration.servers and not self.is_member:
             _log.warning(
                 "%s left its cluster, or was removed: only joining brings it back", self.id
@@ -436,35 +453,6 @@ class Node:
             has_ended=lambda: self._raft is None or self._raft.state is State.SHUTDOWN,
             wait_changed=self._wait_leader_changed,
         )
-
-    async def _apply_once(self, data: bytes, timeout: float) -> Any:
-        raft = self.raft
-        if raft.state is State.LEADER:
-            return await raft.apply(data, timeout=timeout)
-        if raft.state is State.SHUTDOWN:
-            because = "" if raft.failure is None else f": {raft.failure}"
-            raise ShutdownError(f"the server is shut down{because}")
-        leader = raft.leader_with_id()
-        if leader is None or leader.id == self.id:
-            raise UnknownLeaderError("no leader is known")
-        return await self._forwarder.apply(leader, data, timeout)
-
-    async def _forward_commands(self, leader: Leader, body: bytes, timeout: float) -> bytes:
-        return await self._forward(leader, forwarding.APPLY, body, timeout)
-
-    async def _forward_read(self, leader: Leader, timeout: float) -> Index:
-        body = forwarding.encode_read_index(timeout)
-        answer = await self._forward(leader, forwarding.READ_INDEX, body, timeout)
-        return forwarding.decode_index(leader, answer)
-
-    async def _forward(self, leader: Leader, op: str, body: bytes, timeout: float) -> bytes:
-        response = await self._layer.forward(leader.address, op, body, timeout)
-        if response.status != 200:
-            text = response.body[:200].decode(errors="replace").strip()
-            headers = {name.lower(): value for name, value in response.headers}
-            nothing_done = headers.get(OUTCOME_HEADER.lower()) == "definite"
-            forwarding.raise_for_status(leader, response.status, text, nothing_done=nothing_done)
-        return response.body
 
     async def _on_forward(self, request: ForwardRequest) -> ForwardResponse:
         """The leader's side. Never forwards further: the asking side tries the next leader."""

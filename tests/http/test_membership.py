@@ -87,7 +87,7 @@ class ModelRaft:
         await self._called("add_voter", server_id, address)
         return self._add(Server(server_id, address), prev_index, timeout)
 
-    async def add_nonvoter(
+    async def add_staging(
         self,
         server_id: ServerID,
         address: ServerAddress,
@@ -95,8 +95,8 @@ class ModelRaft:
         *,
         timeout: float | None = None,
     ) -> Index:
-        await self._called("add_nonvoter", server_id, address)
-        return self._add(Server(server_id, address, Suffrage.NONVOTER), prev_index, timeout)
+        await self._called("add_staging", server_id, address)
+        return self._add(Server(server_id, address, Suffrage.STAGING), prev_index, timeout)
 
     def _add(self, server: Server, prev_index: Index, timeout: float | None) -> Index:
         assert timeout is not None
@@ -127,7 +127,7 @@ class ModelRaft:
         return ServerID(self.reachable[address])
 
 
-JOINED = ["identify", "add_nonvoter", "wait_caught_up", "add_voter"]
+JOINED = ["identify", "add_staging", "wait_caught_up", "add_voter"]
 
 
 def names(raft: ModelRaft) -> list[object]:
@@ -172,7 +172,7 @@ def test_a_newcomer_is_dialled_back_added_caught_up_and_promoted() -> None:
     asyncio.run(join(raft, N2))
     assert raft.calls == [
         ("identify", N2.address),
-        ("add_nonvoter", N2.id, N2.address),
+        ("add_staging", N2.id, N2.address),
         ("wait_caught_up", N2.id),
         ("add_voter", N2.id, N2.address),
     ]
@@ -192,11 +192,46 @@ def test_a_voter_whose_entry_is_not_committed_is_not_done() -> None:
         asyncio.run(join(raft, N2))
 
 
-def test_a_nonvoter_is_resumed_where_a_dead_leader_left_it() -> None:
-    raft = ModelRaft(N1, N2._replace(suffrage=Suffrage.NONVOTER))
+def test_a_staging_server_is_resumed_where_a_dead_leader_left_it() -> None:
+    raft = ModelRaft(N1, N2._replace(suffrage=Suffrage.STAGING))
     raft.reachable = {N2.address: N2.id}
     asyncio.run(join(raft, N2))
     assert names(raft) == ["identify", "wait_caught_up", "add_voter"]
+    assert raft.latest.configuration.has_vote(N2.id)
+
+
+def test_a_nonvoter_that_asks_for_a_vote_is_marked_as_joining_first() -> None:
+    raft = ModelRaft(N1, N2._replace(suffrage=Suffrage.NONVOTER))
+    raft.reachable = {N2.address: N2.id}
+    asyncio.run(join(raft, N2))
+    assert names(raft) == JOINED
+    assert raft.latest.configuration.has_vote(N2.id)
+
+
+def test_a_server_that_is_not_stable_stays_without_a_vote() -> None:
+    raft = ModelRaft()
+    raft.reachable = {N2.address: N2.id}
+    asked: list[ServerID] = []
+
+    async def wait_stable(server_id: ServerID, *, timeout: float) -> None:
+        assert 0 < timeout <= 5
+        asked.append(server_id)
+        if len(asked) == 1:
+            raise TimedOutError("healthy for 1 of 10 s", outcome=Outcome.DEFINITE)
+
+    async def main() -> None:
+        for error in (TimedOutError, None):
+            change = request(ChangeKind.JOIN, N2)
+            await answered(raft, change, wait_stable=wait_stable)
+            if error is None:
+                await change.wait()
+            else:
+                with pytest.raises(error, match="healthy for 1"):
+                    await change.wait()
+                assert raft.latest.configuration.get(N2.id) == (*N2[:2], Suffrage.STAGING)
+
+    asyncio.run(main())
+    assert asked == [N2.id] * 2
     assert raft.latest.configuration.has_vote(N2.id)
 
 
@@ -209,7 +244,7 @@ def test_a_voter_at_a_new_address_is_dialled_back_then_moved() -> None:
     assert raft.latest.configuration == Configuration((N1, moved))
 
 
-def test_a_nonvoter_at_a_new_address_is_moved_as_one_then_promoted() -> None:
+def test_a_nonvoter_at_a_new_address_is_moved_without_a_vote_then_promoted() -> None:
     raft = ModelRaft(N1, N2._replace(suffrage=Suffrage.NONVOTER))
     moved = N2._replace(address=N3.address)
     raft.reachable = {moved.address: moved.id}
@@ -254,7 +289,7 @@ def test_a_blackholed_address_is_refused_before_the_deadline() -> None:
     assert 0 < seconds[0] <= 2.5
 
 
-def test_not_caught_up_leaves_a_nonvoter_and_says_so() -> None:
+def test_not_caught_up_leaves_it_without_a_vote_and_says_so() -> None:
     raft = ModelRaft()
     raft.reachable = {N2.address: N2.id}
 
@@ -284,7 +319,7 @@ def test_leadership_lost_between_two_steps(step: str) -> None:
     assert names(raft) == JOINED[: JOINED.index(step) + 1]
 
 
-@pytest.mark.parametrize("step", ["add_nonvoter", "add_voter"])
+@pytest.mark.parametrize("step", ["add_staging", "add_voter"])
 def test_another_change_in_between_is_no_refusal(step: str) -> None:
     raft = ModelRaft()
     raft.reachable = {N2.address: N2.id}
@@ -302,7 +337,7 @@ def test_another_change_in_between_is_no_refusal(step: str) -> None:
     assert raft.latest.configuration.has_vote(N3.id)
 
 
-def test_removed_while_joining_it_starts_over_as_nonvoter() -> None:
+def test_removed_while_joining_it_starts_over_without_a_vote() -> None:
     """A leave that overtakes the promotion must not be undone by adding a voter outright."""
     raft = ModelRaft()
     raft.reachable = {N2.address: N2.id}
@@ -315,7 +350,7 @@ def test_removed_while_joining_it_starts_over_as_nonvoter() -> None:
 
     raft.hooks["wait_caught_up"] = remove
     asyncio.run(join(raft, N2))
-    assert names(raft) == [*JOINED[:3], "add_nonvoter", "wait_caught_up", "add_voter"]
+    assert names(raft) == [*JOINED[:3], "add_staging", "wait_caught_up", "add_voter"]
 
 
 def test_a_refusal_of_the_cluster_stays_one() -> None:
@@ -325,7 +360,7 @@ def test_a_refusal_of_the_cluster_stays_one() -> None:
     async def refuse() -> None:
         raise ConfigurationChangeError("no")
 
-    raft.hooks["add_nonvoter"] = refuse
+    raft.hooks["add_staging"] = refuse
     with pytest.raises(ConfigurationChangeError, match="no"):
         asyncio.run(join(raft, N2))
     assert names(raft) == JOINED[:2]

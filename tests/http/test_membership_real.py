@@ -161,7 +161,7 @@ def test_a_leader_killed_between_the_two_steps_strands_nobody(
     asyncio.run(main())
 
 
-def test_one_that_cannot_catch_up_stays_a_nonvoter_and_does_not_hold_up_others(
+def test_one_that_cannot_catch_up_stays_without_a_vote_and_does_not_hold_up_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
@@ -186,7 +186,7 @@ def test_one_that_cannot_catch_up_stays_a_nonvoter_and_does_not_hold_up_others(
             assert caught.value.status == 503
             server = n1.members.get(n2.id)
             assert server is not None
-            assert server.suffrage is Suffrage.NONVOTER
+            assert server.suffrage is Suffrage.STAGING
             monkeypatch.undo()
             await n2.layer.join(n2.id, n1.address, 10.0)  # taken up where it was left
             assert n1.members.has_vote(n2.id)

@@ -176,7 +176,7 @@ class MembershipRaft(Protocol):
         """Add, promote, or change the address of a voter."""
         ...
 
-    async def add_nonvoter(
+    async def add_staging(
         self,
         server_id: ServerID,
         address: ServerAddress,
@@ -184,7 +184,7 @@ class MembershipRaft(Protocol):
         *,
         timeout: float | None = None,
     ) -> Index:
-        """Add a nonvoter."""
+        """Add a server without a vote that is to get one."""
         ...
 
     async def remove_server(
@@ -206,18 +206,28 @@ class MembershipRaft(Protocol):
         ...
 
 
+class WaitStable(Protocol):
+    """Waits until a member has been healthy for long enough to vote."""
+
+    async def __call__(self, server_id: ServerID, *, timeout: float) -> None:
+        """Raises `RaftError` where it was not within `timeout` seconds."""
+        ...
+
+
 async def handle_change_requests(
     raft: MembershipRaft,
     requests: AsyncIterator[ChangeRequest],
     *,
     timeout: float = 10.0,
     changes_max: int = CHANGES_MAX,
+    wait_stable: WaitStable | None = None,
 ) -> None:
     """Answer change requests until there are no more (Go's `HandleChangeRequests`).
 
     Run it as a task: it ends by itself when the handler is closed, which shutting the server down
     does. Each request is bounded by its own deadline and by `timeout` seconds; `changes_max` run
-    side by side.
+    side by side. `wait_stable` (`Autopilot.wait_stable`) holds up a promotion until the server,
+    which has caught up, has been healthy for long enough.
 
     Raises:
         ConfigError: the timeout is not positive.
@@ -230,7 +240,8 @@ async def handle_change_requests(
 
     async def answer(request: ChangeRequest) -> None:
         try:
-            await _answer(raft, request, min(request.deadline, loop.time() + timeout))
+            deadline = min(request.deadline, loop.time() + timeout)
+            await _answer(raft, request, deadline, wait_stable)
         finally:
             slots.release()
 
@@ -254,10 +265,15 @@ async def handle_change_requests(
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def _answer(raft: MembershipRaft, request: ChangeRequest, deadline: float) -> None:
+async def _answer(
+    raft: MembershipRaft,
+    request: ChangeRequest,
+    deadline: float,
+    wait_stable: WaitStable | None,
+) -> None:
     try:
         if request.kind is ChangeKind.JOIN:
-            await _Join(raft, request, deadline).run()
+            await _Join(raft, request, deadline, wait_stable).run()
         elif request.kind is ChangeKind.RELEASE:
             await _release(raft, request, deadline)
         else:
@@ -276,17 +292,25 @@ class _Join:
     """One join. Each step reads the configuration anew, because each wait may change it.
 
     1. A voter at this address: done. 2. An address of another id: refused. 3. Dial back: is it
-    there, and is it who it says? 4. Unknown: add it as nonvoter, which cannot endanger the quorum.
-    5. Wait until it has caught up. 6. Promote it. A voter at a new address goes from 3 to 6. A
-    leader that dies after 4 strands nobody: the joiner asks the next leader, which goes on at 5.
+    there, and is it who it says? 4. Unknown, or a nonvoter: make it a staging server, which cannot
+    endanger the quorum, and which every leader knows to be joining. 5. Wait until it has caught up,
+    and is stable. 6. Promote it. A voter at a new address goes from 3 to 6. A leader that dies
+    after 4 strands nobody: the next one promotes it, by itself or as the joiner asks again.
     """
 
-    def __init__(self, raft: MembershipRaft, request: ChangeRequest, deadline: float) -> None:
+    def __init__(
+        self,
+        raft: MembershipRaft,
+        request: ChangeRequest,
+        deadline: float,
+        wait_stable: WaitStable | None,
+    ) -> None:
         assert request.address is not None, "a join has an address"
         self._raft = raft
         self._id = request.id
         self._address = request.address
         self._deadline = deadline
+        self._wait_stable = wait_stable
         self._is_verified = False
         self._is_caught_up = False
 
@@ -318,11 +342,13 @@ class _Join:
             await self._dial_back()
         elif is_voter:
             await self._change(latest, is_voter=True)
-        elif not is_here:
+        elif server is None or not is_here or server.suffrage is Suffrage.NONVOTER:
             await self._change(latest, is_voter=False)
             self._is_caught_up = False
         elif not self._is_caught_up:
             await raft.wait_caught_up(self._id, timeout=_remaining(self._deadline))
+            if self._wait_stable is not None:
+                await self._wait_stable(self._id, timeout=_remaining(self._deadline))
             self._is_caught_up = True
         else:
             await self._change(latest, is_voter=True)
@@ -344,7 +370,7 @@ class _Join:
         self._is_verified = True
 
     async def _change(self, latest: LatestConfiguration, *, is_voter: bool) -> None:
-        change = self._raft.add_voter if is_voter else self._raft.add_nonvoter
+        change = self._raft.add_voter if is_voter else self._raft.add_staging
         timeout = _remaining(self._deadline)
         try:
             await change(self._id, self._address, latest.index, timeout=timeout)

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
 from rafthttp import (
+    ClusterHealth,
     EntryTooLargeError,
     MembershipError,
     Node,
@@ -165,6 +166,7 @@ class KVService:
                 "servers": servers,
                 "member": node.is_member,
                 "join_error": node.join_error,
+                "health": _health(node.health()),
                 "keys": len(self._fsm),
                 "stats": raft.stats(),
             }
@@ -307,6 +309,28 @@ class _KeyRoute(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Response = await self._endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
+
+
+def _health(health: ClusterHealth | None) -> dict[str, Any] | None:
+    """How the members are, where this node leads."""
+    if health is None:
+        return None
+    servers = [
+        {
+            "id": server.id,
+            "healthy": server.healthy,
+            "last_contact": server.last_contact,
+            "lag": server.lag,
+            "stable_for": server.stable_for,
+            "silent_for": server.silent_for,
+        }
+        for server in health.servers
+    ]
+    return {
+        "healthy": health.healthy,
+        "failure_tolerance": health.failure_tolerance,
+        "servers": servers,
+    }
 
 
 def _key_of(scope: Mapping[str, Any]) -> str:

@@ -226,6 +226,20 @@ class Raft(RaftStatus):
         """Add a member that gets the log and does not vote; a voter stays one. As `add_voter`."""
         return await self._change(changes.nonvoter(server_id, address), prev_index, timeout)
 
+    async def add_staging(
+        self,
+        server_id: ServerID,
+        address: ServerAddress,
+        prev_index: Index = 0,
+        *,
+        timeout: float | None = None,
+    ) -> Index:
+        """Add a member without a vote that is to get one once it has caught up; as `add_voter`.
+
+        To hashicorp/raft it is a nonvoter. `Autopilot` promotes it, or a join that is repeated.
+        """
+        return await self._change(changes.staging(server_id, address), prev_index, timeout)
+
     async def demote_voter(
         self, server_id: ServerID, prev_index: Index = 0, *, timeout: float | None = None
     ) -> Index:

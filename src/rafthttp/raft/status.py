@@ -21,6 +21,20 @@ class LatestConfiguration:
     index: Index
 
 
+@dataclass(frozen=True, slots=True)
+class PeerProgress:
+    """What a leader knows of another member.
+
+    Attributes:
+        match_index: up to where its log is known to be durable; 0 until it answered this leader.
+        contact: when it was last heard, on the event loop's clock in seconds; until then, when
+            this leader began.
+    """
+
+    match_index: Index
+    contact: float
+
+
 class RaftStatus:
     """The half of `Raft` that only looks."""
 
@@ -79,6 +93,12 @@ class RaftStatus:
             return 0.0
         heard = core.last_contact_ns
         return None if heard is None else max(0, self._driver.now_ns() - heard) / 1e9
+
+    def peer_progress(self, server_id: ServerID) -> PeerProgress | None:
+        """How far another member is known to be; None for others, and where this does not lead."""
+        core = self._driver.core
+        heard = core.contact_ns(server_id)
+        return None if heard is None else PeerProgress(core.match_index(server_id), heard / 1e9)
 
     @property
     def failure(self) -> Exception | None:

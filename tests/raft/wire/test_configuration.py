@@ -29,10 +29,11 @@ def test_golden() -> None:
     assert encode_configuration(_EXPECTED) == _GOLDEN
 
 
-def test_staging_is_a_nonvoter() -> None:
+def test_staging_stays_staging_and_has_no_vote() -> None:
     staging = Configuration((_server(1), _server(2, Suffrage.STAGING)))
     decoded = decode_configuration(encode_configuration(staging))
-    assert [s.suffrage for s in decoded] == [Suffrage.VOTER, Suffrage.NONVOTER]
+    assert decoded == staging
+    assert [server.id for server in decoded.voters] == [_server(1).id]
 
 
 def test_what_go_tolerates() -> None:

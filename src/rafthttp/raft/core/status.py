@@ -130,6 +130,11 @@ class Status(Roles):
         progress = self._leadership.peers.get(peer) if self._leadership is not None else None
         return 0 if progress is None else progress.match
 
+    def contact_ns(self, peer: ServerID) -> int | None:
+        """When that peer was last heard, or this leadership began; None if not fed. Leader only."""
+        progress = self._leadership.peers.get(peer) if self._leadership is not None else None
+        return None if progress is None else progress.contact_ns
+
     def progress(self, peer: ServerID) -> ProgressState | None:
         """How that peer is being fed; None if it is not. Leader only."""
         progress = self._leadership.peers.get(peer) if self._leadership is not None else None

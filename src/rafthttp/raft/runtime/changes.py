@@ -21,11 +21,22 @@ def voter(server_id: ServerID, address: ServerAddress) -> Change:
 
 
 def nonvoter(server_id: ServerID, address: ServerAddress) -> Change:
-    """Add a nonvoter or change a member's address; a voter stays one."""
+    """Add a nonvoter or change a member's address; a voter or staging server stays what it is."""
+
+    def change(configuration: Configuration) -> Configuration:
+        known = configuration.get(server_id)
+        suffrage = Suffrage.NONVOTER if known is None else known.suffrage
+        return _with(configuration, Server(server_id, address, suffrage))
+
+    return change
+
+
+def staging(server_id: ServerID, address: ServerAddress) -> Change:
+    """Add a server that is to get a vote, or mark a nonvoter so; a voter stays one."""
 
     def change(configuration: Configuration) -> Configuration:
         vote = configuration.has_vote(server_id)
-        suffrage = Suffrage.VOTER if vote else Suffrage.NONVOTER
+        suffrage = Suffrage.VOTER if vote else Suffrage.STAGING
         return _with(configuration, Server(server_id, address, suffrage))
 
     return change

@@ -34,7 +34,7 @@ def encode_configuration(configuration: Configuration) -> bytes:
 
 
 def decode_configuration(data: bytes) -> Configuration:
-    """The configuration in `data`; suffrage 2 (staging) is a nonvoter.
+    """The configuration in `data`.
 
     Raises:
         ProtocolError: garbage, or a configuration no cluster can have.
@@ -68,8 +68,7 @@ def _decode(reader: Reader) -> Steps[Configuration]:
 
 
 def _suffrage(number: int) -> Suffrage:
-    if number == Suffrage.VOTER:
-        return Suffrage.VOTER
-    if number in (Suffrage.NONVOTER, Suffrage.STAGING):
-        return Suffrage.NONVOTER
-    raise ProtocolError(f"{number} is no suffrage")
+    try:
+        return Suffrage(number)
+    except ValueError:
+        raise ProtocolError(f"{number} is no suffrage") from None

@@ -190,13 +190,15 @@ def test_bytes_go_through(is_client: bool, cut: Cut) -> None:
 
 
 @given(
-    writes=st.lists(st.binary(max_size=300) | st.just(bytes(70_000)), max_size=8),
+    # None stands for a write of 70,000 bytes, which a report could not show.
+    chosen=st.lists(st.binary(max_size=300) | st.none(), max_size=8),
     cuts=st.lists(st.integers(1, 40_000), min_size=1, max_size=8),
     is_client=st.booleans(),
 )
 def test_any_chunking_gives_the_same_bytes(
-    writes: list[bytes], cuts: list[int], is_client: bool
+    chosen: list[bytes | None], cuts: list[int], is_client: bool
 ) -> None:
+    writes = [bytes(70_000) if data is None else data for data in chosen]
     here, there = Framing(is_client=is_client), Framing(is_client=not is_client)
     sent = b"".join(here.send(data) for data in writes) + here.close()
 

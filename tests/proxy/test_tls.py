@@ -14,10 +14,8 @@ pytestmark = pytest.mark.proxy
 Behind = Callable[..., tuple[ProxiedCluster, Proxy]]
 
 
-@pytest.mark.parametrize(
-    ("template", "carrier"),
-    [("nginx-tls.conf", "raw"), ("haproxy-tls.cfg", "websocket")],
-)
+@pytest.mark.parametrize("template", ["nginx-tls.conf", "haproxy-tls.cfg"])
+@pytest.mark.parametrize("carrier", ["raw", "websocket"])
 def test_members_reach_each_other_by_https(
     behind: Behind, tmp_path: Path, template: str, carrier: str
 ) -> None:

@@ -24,8 +24,9 @@ from rafthttp.raft.observer import (
 )
 from rafthttp.raft.raft import Raft
 from rafthttp.raft.transport.inmem import InmemTransport
+from rafthttp.raft.transport.protocols import Stream
 from rafthttp.raft.types import Server, ServerAddress, ServerID, State, Suffrage
-from rafthttp.testing.cluster import Cluster, Recorder, in_loop
+from rafthttp.testing.cluster import Cluster, Recorder, in_loop, until
 
 
 def recorded(cluster: Cluster, server_id: ServerID) -> list[bytes]:
@@ -135,7 +136,16 @@ async def test_a_failed_heartbeat_is_told_once_and_so_is_its_return() -> None:
         leader.register_observer(observer)
         cluster.isolate(lost)
         assert await anext(observer) == FailedHeartbeatObservation(lost)
-        await asyncio.sleep(0.1)  # several more fail, and none is told
+        dials = 0
+        opened = cluster.network.open
+
+        def count(source: ServerAddress, target: ServerAddress) -> Stream:
+            nonlocal dials
+            dials += target == cluster.address(lost)
+            return opened(source, target)
+
+        cluster.network.open = count  # type: ignore[method-assign]  # the seam of this test
+        await until(lambda: dials >= 5)  # each fails, and none is told
         cluster.rejoin(lost)
         assert await anext(observer) == ResumedHeartbeatObservation(lost)
         leader.deregister_observer(observer)

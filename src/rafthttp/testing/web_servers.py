@@ -90,7 +90,8 @@ def served(command: Callable[[int], list[str]], code: str, directory: Path) -> G
     directory.mkdir(exist_ok=True)
     (directory / "served.py").write_text(code)
     log = directory / "log"
-    environment = os.environ | {"PYTHONPATH": str(directory)}
+    paths = [str(directory), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, *command(port)], env=environment, stdout=output, stderr=output

@@ -33,6 +33,13 @@ FAST: Final[dict[str, Option]] = {
 }
 """Timeouts of both kinds of member: short, but not below what two busy cores give a process."""
 
+PATIENT: Final[dict[str, Option]] = {
+    "heartbeat_timeout": 2.0,
+    "election_timeout": 2.0,
+    "leader_lease_timeout": 1.5,
+}
+"""For tests of large data, in which no leader is to be lost on a busy machine."""
+
 
 class MixedCluster:
     """Members `g1`, `g2`, … in Go and `p1`, `p2`, … in Python on free ports of the loopback.

@@ -1,0 +1,120 @@
+"""Logs of both kinds of member, compared entry by entry after what a log must survive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from rafthttp.testing.interop import PATIENT, MixedCluster
+from rafthttp.testing.interop_member import Member, RefusedError
+from rafthttp.testing.interop_writer import Writer
+from rafthttp.testing.ledger import command
+from rafthttp.testing.processes import eventually
+
+pytestmark = pytest.mark.interop
+
+ClusterFactory = Callable[..., MixedCluster]
+
+
+def propose(member: Member, prefix: str, count: int, size: int) -> list[dict[str, object]]:
+    """Commands proposed at once; the fate of each."""
+    ids = [f"{prefix}-{number}" for number in range(count)]
+    body = json.dumps({"ids": ids, "size": size}).encode()
+    results: list[dict[str, object]] = member.post("applies", body)["results"]
+    return results
+
+
+@pytest.mark.parametrize("shape", ["ggp", "ppg"])
+def test_64_entries_of_a_mebibyte_in_a_row(make_cluster: ClusterFactory, shape: str) -> None:
+    """A Go leader puts all 64 into one frame; a leader of ours sends them to a Go follower."""
+    cluster = make_cluster(
+        shape,
+        options=PATIENT,
+        go={"max_append_entries": 64, "batch_apply_ch": True, "no_sync": True},
+    )
+    leader, away = cluster.start_all(), cluster.members[2]
+    away.kill()
+    results = propose(leader, "large", 64, 1 << 20)
+    failed = [result for result in results if not result.get("index")]
+    assert not failed, failed[:3]
+    term = leader.wait_serving()["term"]
+    away.start()
+    assert cluster.wait_level()["applied"] == 64
+    assert leader.wait_serving()["term"] == term
+    cluster.assert_logs_equal()
+
+
+@pytest.mark.parametrize("entries_max", [1, 8192])
+def test_a_divergent_tail_is_never_committed(
+    make_cluster: ClusterFactory, entries_max: int
+) -> None:
+    """Design decision 6: a Go follower commits min(leader's commit, its own last index).
+
+    1. The Go leader is alone and appends a tail that no quorum gets.
+    2. The others commit other entries under a leader of ours, further than that tail.
+    3. The Go server is back. What finds the place where its log ends to be the leader's must not
+       carry a commit index, or the tail is applied.
+    """
+    cluster = make_cluster("gpp", python={"append_entries_max": entries_max})
+    old = cluster.start_all()
+    for number in range(30):
+        cluster.apply(command(f"shared-{number}"))
+    cluster.wait_level()
+    others = [cluster["p1"], cluster["p2"]]
+    for other in others:
+        other.kill()
+    results = propose(old, "tail", 40, 8)
+    assert {result.get("outcome") for result in results} == {"unknown"}
+    tail_end = old.wait_serving()["last_index"]
+    old.kill()
+
+    for other in others:
+        other.start()
+    number = 0
+    while cluster.leader().wait_serving()["commit_index"] < tail_end + 20:
+        cluster.apply(command(f"other-{number}"))
+        number += 1
+    old.start()
+    figures = cluster.wait_level()
+    assert figures["applied"] == 30 + number
+    assert not [name for name in old.ids() if name.startswith("tail")]
+    cluster.assert_logs_equal()
+
+
+@pytest.mark.parametrize("shape", ["gpp", "pgg"])
+def test_logs_are_equal_after_kills(make_cluster: ClusterFactory, shape: str) -> None:
+    """A few thousand commands, while the leader and a follower are killed in turn."""
+    cluster = make_cluster(shape)
+    cluster.start_all()
+    with Writer(cluster, clients=2, batch=20) as writer:
+        for number in range(4):
+            writer.wait_acknowledged(300)
+            leader = cluster.wait_leader()
+            follower = next(m for m in cluster.members if m is not leader)
+            victim = leader if number % 2 else follower
+            victim.kill()
+            writer.wait_acknowledged(300)
+            victim.start()
+            victim.wait_serving()
+    figures = cluster.wait_level()
+    assert figures["applied"] >= len(writer.acknowledged) >= 2400
+    assert cluster.assert_logs_equal() > len(writer.acknowledged)
+    for member in cluster.members:
+        writer.assert_kept(member)
+
+
+def test_an_acknowledged_index_is_where_the_command_stands(make_cluster: ClusterFactory) -> None:
+    """Extensions and empty data too; a refusal of a follower is definite."""
+    cluster = make_cluster("gp")
+    leader = cluster.start_all()
+    index = leader.apply(b"", b"only extensions")["index"]
+    cluster.wait_level()
+    for member in cluster.members:
+        (entry,) = member.log(index, index)
+        assert (entry["size"], entry["extensions"]) == (0, b"only extensions".hex())
+    with pytest.raises(RefusedError) as refused:
+        cluster["p1"].apply(b"x")
+    assert refused.value.outcome == "definite"
+    eventually(lambda: cluster.wait_level(), "level")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import (
@@ -37,13 +37,13 @@ class Entry(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A snapshot: the state is the list of all entries it covers."""
+    """A snapshot; the state is the caller's (`corenet`: the entries it covers)."""
 
     last_index: Index
     last_term: Term
     configuration: Configuration
     configuration_index: Index
-    state: tuple[Entry, ...]
+    state: Any
 
 
 class Frame(NamedTuple):
@@ -80,25 +80,36 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """One life of a replication stream. Answers come in the order of the frames."""
+    """One life of a replication stream. Answers come in the order of the frames.
+
+    `lost`: frames and answers go astray, and nobody has noticed yet. `there_ns`, `back_ns`: when
+    the newest frame arrives and the newest answer is back; what follows comes no earlier.
+    """
 
     source: ServerID
     target: ServerID
     open: bool = True
     epoch: int = 0
+    lost: bool = False
+    there_ns: int = 0
+    back_ns: int = 0
     asked: deque[int] = field(default_factory=deque[int])
     answered: dict[int, Answer] = field(default_factory=dict[int, Answer])
 
 
 @dataclass(eq=False, slots=True)
 class Message:
-    """Something on the network. `link` is set for frames and answers of a replication stream."""
+    """Something on the network. `link` is set for frames and answers of a replication stream.
+
+    `life`: of the server that asked; a later life of it takes no answer.
+    """
 
     number: int
     source: ServerID
     target: ServerID
     body: Request | Answer
     link: Link | None = None
+    life: int = 0
 
 
 class Disk:
@@ -121,6 +132,11 @@ class Disk:
     def complete(self) -> Persist:
         """Do the oldest write."""
         persist, entries = self.waiting.popleft()
+        self.write(persist, entries)
+        return persist
+
+    def write(self, persist: Persist, entries: tuple[Entry, ...]) -> None:
+        """Do one write; with fewer entries than it names, it is torn behind them."""
         if persist.hard_state is not None:
             self.hard_state = persist.hard_state
         if persist.reset_to is not None:
@@ -132,7 +148,6 @@ class Disk:
             self.entries.extend(entries)
         if persist.configurations is not None:
             self.configurations = tuple(persist.configurations)
-        return persist
 
     def initial_state(self) -> InitialState:
         """What a server finds at start."""

@@ -54,8 +54,8 @@ def test_a_divergent_tail_is_never_committed(
 
     1. The Go leader is alone and appends a tail that no quorum gets.
     2. The others commit other entries under a leader of ours, further than that tail.
-    3. The Go server is back. What finds the place where its log ends to be the leader's must not
-       carry a commit index, or the tail is applied.
+    3. The Go server is back. The probe that finds where the logs agree lands below the tail: were
+       it to carry the leader's commit index, the tail would be applied.
     """
     cluster = make_cluster("gpp", python={"append_entries_max": entries_max})
     old = cluster.start_all()
@@ -76,6 +76,9 @@ def test_a_divergent_tail_is_never_committed(
     while cluster.leader().wait_serving()["commit_index"] < tail_end + 20:
         cluster.apply(command(f"other-{number}"))
         number += 1
+    # A new leader looks for the place from its own end downward.
+    cluster.leader().post("transfer")
+    cluster.wait_leader()
     old.start()
     figures = cluster.wait_level()
     assert figures["applied"] == 30 + number

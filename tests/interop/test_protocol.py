@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from rafthttp.raft.wire.records import (
     AppendEntriesRequest,
     Entries,
     InstallSnapshotRequest,
+    Request,
     RequestPreVoteRequest,
     RequestVoteRequest,
     RPCHeader,
     TimeoutNowRequest,
 )
-from rafthttp.raft.wire.rpc import Request, encode_failure, encode_request
+from rafthttp.raft.wire.rpc import encode_failure, encode_request
 from rafthttp.testing.interop import MixedCluster, mixed_cluster
 from rafthttp.testing.interop_member import Member
 
@@ -42,7 +43,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MixedCluster]:
 
 
 @contextmanager
-def stream(member: Member) -> Iterator[socket.socket]:
+def stream(member: Member) -> Generator[socket.socket]:
     """An upgraded connection."""
     host, _, port = member.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

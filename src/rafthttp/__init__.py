@@ -122,6 +122,7 @@ if TYPE_CHECKING:
         Term,
     )
     from rafthttp.raft.wire.limits import WireLimits
+    from rafthttp.sessions.client import ClientSession
     from rafthttp.sessions.envelope import SessionRequest
     from rafthttp.sessions.fsm import SessionFSM
 
@@ -134,6 +135,7 @@ __all__ = [
     "BytesSnapshot",
     "CantBootstrapError",
     "ChangeRequest",
+    "ClientSession",
     "ClusterHealth",
     "Config",
     "ConfigError",
@@ -378,6 +380,7 @@ _ROOMS: Final = {
         "Term",
     ),
     "rafthttp.raft.wire.limits": ("WireLimits",),
+    "rafthttp.sessions.client": ("ClientSession",),
     "rafthttp.sessions.envelope": ("SessionRequest",),
     "rafthttp.sessions.fsm": ("SessionFSM",),
 }

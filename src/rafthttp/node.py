@@ -18,13 +18,14 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from rafthttp import forwarding
 from rafthttp.autopilot import Autopilot, AutopilotConfig
+from rafthttp.commands import Commands
 from rafthttp.forwarding import ForwardFormatError
 from rafthttp.health import ClusterHealth
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
@@ -42,25 +43,21 @@ from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     ConfigError,
-    EntryTooLargeError,
     ShutdownError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.raft import Raft
-from rafthttp.raft.runtime.proposals import check_command
 from rafthttp.raft.storage.memory import MemoryStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.transport.network import NetworkTransport
 from rafthttp.raft.types import (
     Configuration,
-    Index,
     Leader,
     Server,
     ServerAddress,
     ServerID,
-    State,
 )
-from rafthttp.retrying import retry
+from rafthttp.sessions.fsm import SessionFSM
 
 _log = logging.getLogger("rafthttp.node")
 
@@ -73,13 +70,12 @@ _FINISH_WAIT: Final = 5.0
 # Room for the envelope of a forwarded entry, and for a batch of small ones.
 _FORWARD_ROOM_BYTES: Final = 2 * forwarding.BATCH_SIZE_BYTES_MAX
 
-_T = TypeVar("_T")
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Node:
+class Node(Commands):
     """One member of a cluster on an HTTP port that an application serves.
 
     Args:
@@ -101,6 +97,9 @@ class Node:
         carrier: how other members are dialled: `raw`, `websocket` or `auto`, as for `Layer`.
         config: settings; its `local_id` must be `node_id`.
         autopilot: when a server that joins gets its vote, and whether dead ones are removed.
+        sessions: write commands so that each is applied once, however often it is sent. Every
+            member's state machine must know these envelopes (docs/reference/sessions.md), as that
+            of every `Node` does, with or without this option.
         timeout: seconds for one handshake, forward or membership call, and the default of `apply`.
 
     Raises:
@@ -125,24 +124,25 @@ class Node:
         carrier: str = "auto",
         config: Config | None = None,
         autopilot: AutopilotConfig | None = None,
+        sessions: bool = False,
         timeout: float = 10.0,
     ) -> None:
         try:
-            self.id = parse_id(node_id)
+            own_id = parse_id(node_id)
             self.address = parse_address(address)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         check_fsm(fsm)
         self.path = parse_path(path)
-        self.config = Config(self.id) if config is None else config
-        self.config.validate()
-        if self.config.local_id != self.id:
-            raise ConfigError(f"config.local_id is {self.config.local_id!r}, not {node_id!r}")
+        config = Config(own_id) if config is None else config
+        config.validate()
+        if config.local_id != own_id:
+            raise ConfigError(f"config.local_id is {config.local_id!r}, not {node_id!r}")
         self._autopilot_config = AutopilotConfig() if autopilot is None else autopilot
-        self._autopilot_config.validate(self.config.heartbeat_timeout)
+        self._autopilot_config.validate(config.heartbeat_timeout)
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be above 0")
-        self.timeout = timeout
+        super().__init__(own_id, config, sessions=sessions, timeout=timeout)
         self._fsm = fsm
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._bootstrap = bootstrap
@@ -163,14 +163,11 @@ class Node:
         if carrier not in CARRIERS:
             raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
         self._carrier = carrier
-        self._leader_changed = asyncio.Event()
         self._membership: Membership | None = None
         self._handler: Handler | None = None
-        self._raft: Raft | None = None
         self._autopilot: Autopilot | None = None
         self._stack: AsyncExitStack | None = None
         self._layer: Layer
-        self._leaderward: Leaderward
 
     # -- life
 
@@ -238,17 +235,6 @@ class Node:
         await serve(handle, scope, receive, send)
 
     @property
-    def raft(self) -> Raft:
-        """The server.
-
-        Raises:
-            ShutdownError: the node does not run.
-        """
-        if self._raft is None:
-            raise ShutdownError("the node is not running")
-        return self._raft
-
-    @property
     def handler(self) -> Handler | None:
         """The endpoint, for adapters to web servers; None while the node does not run."""
         return self._handler
@@ -289,41 +275,7 @@ class Node:
             return None
         return self._autopilot.health()
 
-    # -- commands and reads
-
-    async def apply(self, data: bytes, *, timeout: float | None = None) -> Any:
-        """Replicate one command, here or through the leader; returns the state machine's answer.
-
-        A definite refusal (not the leader, no leader yet) is tried again until the deadline; what
-        may have reached a leader is never sent again. An answer that comes from another process
-        has crossed msgpack: None, bool, int, float, str, bytes, list and dict stay what they are.
-
-        Raises:
-            RaftError: its `outcome` says whether the command may yet be applied.
-            RemoteApplyError: the leader's state machine raised; on the leader itself the exception
-                is raised as it is.
-        """
-        check_command(data)
-        size, most = len(data), self.config.entry_size_bytes_max
-        if size > most:
-            raise EntryTooLargeError(f"the command has {size} bytes; at most {most} are allowed")
-        return await self._retry(
-            lambda remaining: self._leaderward.apply(self.raft, data, remaining), timeout
-        )
-
-    async def read_index(self, *, timeout: float | None = None) -> Index:
-        """Wait until a local read is linearizable; tried again until the deadline.
-
-        Raises:
-            RaftError: definite; nothing was read.
-        """
-        return await self._retry(
-            lambda remaining: self.raft.read_index(timeout=remaining), timeout, repeatable=True
-        )
-
-    async def linearizable(self, *, timeout: float | None = None) -> None:
-        """`read_index` for who does not need the index: read the state machine after it."""
-        await self.read_index(timeout=timeout)
+    # -- membership
 
     async def leave(self, *, timeout: float | None = None) -> None:
         """Ask the cluster to remove this node; it goes on running, as a member of nothing.
@@ -392,7 +344,7 @@ class Node:
             until_owned.push_async_callback(transport.close)
             raft = await Raft.start(
                 self.config,
-                self._fsm,
+                self._fsm if isinstance(self._fsm, SessionFSM) else SessionFSM(self._fsm),
                 store,
                 store,
                 None,
@@ -408,6 +360,7 @@ class Node:
         self._autopilot = autopilot
         work = handle_change_requests(raft, handler.requests(), wait_stable=autopilot.wait_stable)
         stack.push_async_callback(_finish, asyncio.create_task(work))
+        stack.push_async_callback(self._once.close)  # what it waits for ends with the server
         stack.push_async_callback(raft.shutdown)
         stack.push_async_callback(leaderward.close)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_leader(raft)))
@@ -429,30 +382,6 @@ class Node:
 
     def _forget(self) -> None:
         self._raft = self._handler = None
-
-    async def _watch_leader(self, raft: Raft) -> None:
-        async for leader in raft.leader_changes():
-            _log.info("%s: leader is %s", self.id, "unknown" if leader is None else leader.id)
-            self._leader_changed.set()
-            self._leader_changed = asyncio.Event()
-
-    async def _wait_leader_changed(self) -> None:
-        await self._leader_changed.wait()
-
-    async def _retry(
-        self,
-        once: Callable[[float], Awaitable[_T]],
-        timeout: float | None,
-        *,
-        repeatable: bool = False,
-    ) -> _T:
-        return await retry(
-            once,
-            self.timeout if timeout is None else timeout,
-            repeatable=repeatable,
-            has_ended=lambda: self._raft is None or self._raft.state is State.SHUTDOWN,
-            wait_changed=self._wait_leader_changed,
-        )
 
     async def _on_forward(self, request: ForwardRequest) -> ForwardResponse:
         """The leader's side. Never forwards further: the asking side tries the next leader."""

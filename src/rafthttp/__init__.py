@@ -73,7 +73,7 @@ if TYPE_CHECKING:
         TransportError,
         UnknownLeaderError,
     )
-    from rafthttp.raft.fsm import FSM, BytesSnapshot, FSMSnapshot
+    from rafthttp.raft.fsm import FSM, BytesSnapshot, ConfigurationStore, FSMSnapshot
     from rafthttp.raft.observer import (
         FailedHeartbeatObservation,
         LeaderObservation,
@@ -141,6 +141,7 @@ __all__ = [
     "ConfigError",
     "Configuration",
     "ConfigurationChangeError",
+    "ConfigurationStore",
     "CorruptLogError",
     "CorruptSnapshotError",
     "DataDirectoryError",
@@ -324,6 +325,7 @@ _ROOMS: Final = {
     ),
     "rafthttp.raft.fsm": (
         "BytesSnapshot",
+        "ConfigurationStore",
         "FSM",
         "FSMSnapshot",
     ),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from rafthttp.raft.errors import ConfigError
-from rafthttp.raft.types import Log
+from rafthttp.raft.types import Configuration, Index, Log
 
 
 class FSMSnapshot(Protocol):
@@ -83,3 +83,19 @@ class FSM(abc.ABC):
     @abc.abstractmethod
     def restore(self, source: BinaryIO) -> None:
         """Replace the whole state by what `persist` wrote. On an error the old state must stay."""
+
+
+@runtime_checkable
+class ConfigurationStore(Protocol):
+    """What an `FSM` is too that wants the cluster's configurations: it has this method.
+
+    For one that keeps its state on disk itself, so that the state tells who the members were.
+    """
+
+    def store_configuration(self, index: Index, configuration: Configuration) -> None:
+        """A configuration is committed at `index`. Called in the order of the log, as `apply`.
+
+        Not called for the configuration inside a snapshot: `persist` has to write what this was
+        told. An exception stops the server, as it must not go on without the entry.
+        """
+        ...

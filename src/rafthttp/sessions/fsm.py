@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from rafthttp.raft.fsm import FSM, FSMSnapshot, check_fsm
-from rafthttp.raft.types import Log
+from rafthttp.raft.fsm import FSM, ConfigurationStore, FSMSnapshot, check_fsm
+from rafthttp.raft.types import Configuration, Index, Log
 from rafthttp.sessions import answers
 from rafthttp.sessions.envelope import ENVELOPE_SIZE_BYTES, MAGIC
 from rafthttp.sessions.snapshot import TableSnapshot, split
@@ -27,6 +27,7 @@ class SessionFSM(FSM):
     def __init__(self, inner: FSM) -> None:
         check_fsm(inner)
         self._inner = inner
+        self._configurations = inner if isinstance(inner, ConfigurationStore) else None
         self._table = SessionTable()
         self._encoder = answers.Encoder()
 
@@ -55,6 +56,11 @@ class SessionFSM(FSM):
             return self._apply(logs)
         # Near a limit what an entry does depends on the answers of all before it.
         return [self._apply((log,))[0] for log in logs]
+
+    def store_configuration(self, index: Index, configuration: Configuration) -> None:
+        """For the inner state machine, if it wants it (`ConfigurationStore`)."""
+        if self._configurations is not None:
+            self._configurations.store_configuration(index, configuration)
 
     def snapshot(self) -> FSMSnapshot:
         """The table and the inner state machine, now (`FSM.snapshot`)."""

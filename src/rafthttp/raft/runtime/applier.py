@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from rafthttp.raft.errors import RaftHttpError
 from rafthttp.raft.fsm import FSM
+from rafthttp.raft.runtime.applying import apply_entries, configuration_store
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.proposals import Pending, Proposal
 from rafthttp.raft.types import Index, Log, LogType
@@ -47,6 +48,7 @@ class Applier:
         self.applied: Index = applied
         self._target: Index = applied
         self._fsm = fsm
+        self._configurations = configuration_store(fsm)
         self._cache = cache
         self._pending = pending
         self._read = read
@@ -127,12 +129,7 @@ class Applier:
 
     def _apply(self, records: Sequence[bytes]) -> None:
         logs = decode_records(records)
-        commands = [log for log in logs if log.type == LogType.COMMAND]
-        results = self._fsm.apply_batch(commands) if commands else ()
-        if len(results) != len(commands):
-            raise RuntimeError(
-                f"apply_batch answered {len(results)} results for {len(commands)} commands"
-            )
+        results = apply_entries(self._fsm, self._configurations, logs)
         self.applied += len(logs)
         waiting = self._pending.applied(self.applied)
         if waiting:

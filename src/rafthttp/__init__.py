@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
     from rafthttp.raft.config import Config
     from rafthttp.raft.errors import (
+        AbortedByRestoreError,
         CantBootstrapError,
         ConfigError,
         ConfigurationChangeError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         LeadershipLostError,
         LeadershipTransferError,
         MembershipError,
+        NothingNewToSnapshotError,
         NotLeaderError,
         Outcome,
         OverloadedError,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         SessionExpiredError,
         SessionFormatError,
         ShutdownError,
+        SnapshotError,
         StorageError,
         StorageFailedError,
         StoragePoisonedError,
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FSM",
+    "AbortedByRestoreError",
     "Applied",
     "Authorize",
     "Autopilot",
@@ -181,6 +185,7 @@ __all__ = [
     "NetworkTransport",
     "Node",
     "NotLeaderError",
+    "NothingNewToSnapshotError",
     "Observation",
     "Observer",
     "Outcome",
@@ -212,6 +217,7 @@ __all__ = [
     "SessionFormatError",
     "SessionRequest",
     "ShutdownError",
+    "SnapshotError",
     "SnapshotMeta",
     "SnapshotSink",
     "SnapshotStore",
@@ -287,6 +293,7 @@ _ROOMS: Final = {
     "rafthttp.node": ("Node",),
     "rafthttp.raft.config": ("Config",),
     "rafthttp.raft.errors": (
+        "AbortedByRestoreError",
         "CantBootstrapError",
         "ConfigError",
         "ConfigurationChangeError",
@@ -303,6 +310,7 @@ _ROOMS: Final = {
         "LeadershipTransferError",
         "MembershipError",
         "NotLeaderError",
+        "NothingNewToSnapshotError",
         "Outcome",
         "OverloadedError",
         "PeerUnreachableError",
@@ -316,6 +324,7 @@ _ROOMS: Final = {
         "SessionExpiredError",
         "SessionFormatError",
         "ShutdownError",
+        "SnapshotError",
         "StorageError",
         "StorageFailedError",
         "StoragePoisonedError",

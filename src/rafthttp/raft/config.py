@@ -47,6 +47,9 @@ class Config:
         snapshot_interval: how often to check whether a snapshot is due.
         snapshot_threshold: entries since the last snapshot that make one due.
         trailing_logs: entries kept behind a snapshot for followers that lag.
+        no_snapshot_restore_on_start: the state machine keeps its state itself, durably, at least as
+            far as each snapshot taken: at start it is not restored from one. A leader's snapshot is
+            restored all the same.
         entry_size_bytes_max: largest command. 16 MiB: an entry is copied a few times in memory on
             every member, and one that takes an election timeout to send costs leadership.
         append_size_bytes_max: most bytes of entries in one AppendEntries; one alone may exceed it.
@@ -67,6 +70,7 @@ class Config:
     snapshot_interval: float = 120.0
     snapshot_threshold: int = 8192
     trailing_logs: int = 10240
+    no_snapshot_restore_on_start: bool = False
     entry_size_bytes_max: int = 16 << 20
     append_size_bytes_max: int = 1 << 20
     append_entries_max: int = 8192

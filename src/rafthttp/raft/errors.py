@@ -15,6 +15,9 @@ RaftHttpError
 │   ├── StorageFailedError           as `outcome` says: this server's disk failed
 │   ├── ConfigurationChangeError     definite: the cluster refuses this change
 │   ├── CantBootstrapError           definite: there is state already
+│   ├── SnapshotError                no snapshot was taken, or restored; as `outcome` says
+│   │   └── NothingNewToSnapshotError    definite: nothing was applied since the last one
+│   ├── AbortedByRestoreError        as `outcome` says: a user's snapshot replaces the state
 │   ├── SessionExpiredError          as `outcome` says: the session, or the answer, is forgotten
 │   ├── RequestReusedError           definite; another request was made under this id
 │   └── ForwardError                 as `outcome` says: the way to the leader broke
@@ -131,6 +134,18 @@ class ConfigurationChangeError(RaftError):
 
 class CantBootstrapError(RaftError):
     """There is state already; a cluster is bootstrapped once."""
+
+
+class SnapshotError(RaftError):
+    """No snapshot was taken, or none restored; the server goes on. The cause says why."""
+
+
+class NothingNewToSnapshotError(SnapshotError):
+    """Nothing was applied since the last snapshot, or ever."""
+
+
+class AbortedByRestoreError(RaftError):
+    """`Raft.restore` replaces the state: unknown if the command was proposed, definite if not."""
 
 
 class ForwardError(RaftError):

@@ -18,11 +18,18 @@ class FSMSnapshot(Protocol):
     """A point in time of a state machine, to be written off the event loop."""
 
     def persist(self, sink: BinaryIO) -> None:
-        """Write the whole state to `sink`. Called on a worker thread, while `apply` goes on."""
+        """Write the whole state to `sink`. Called on a worker thread, while `apply` goes on.
+
+        An exception gives this snapshot up; the server goes on. Where the server is shut down
+        meanwhile, the next write raises.
+        """
         ...
 
     def release(self) -> None:
-        """Called once when the snapshot is no longer needed, also after a failure."""
+        """Called once when the snapshot is no longer needed, also after a failure.
+
+        On the thread that called `persist`.
+        """
         ...
 
 
@@ -78,11 +85,23 @@ class FSM(abc.ABC):
 
     @abc.abstractmethod
     def snapshot(self) -> FSMSnapshot:
-        """Capture the state now. Called between applies; must be quick (copy on write)."""
+        """Capture the state now; must be quick (copy on write).
+
+        Called on the event loop between applies. An exception gives this snapshot up.
+        """
 
     @abc.abstractmethod
     def restore(self, source: BinaryIO) -> None:
-        """Replace the whole state by what `persist` wrote. On an error the old state must stay."""
+        """Replace the whole state by what `persist` wrote. On an error the old state must stay.
+
+        Called on a worker thread: a large state must not cost heartbeats. Neither `apply` nor
+        `snapshot` is called meanwhile, but readers on the event loop see this object: build the new
+        state aside, then put it in place with one assignment.
+
+        An exception at start lets the server begin from an older snapshot, if it can; later, when a
+        leader's snapshot has replaced the log already, it stops the server. Where the server is
+        shut down meanwhile, the next read raises.
+        """
 
 
 @runtime_checkable

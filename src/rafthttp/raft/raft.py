@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
@@ -22,11 +22,12 @@ from rafthttp.raft.errors import (
     TransportError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
-from rafthttp.raft.runtime import changes, restart
+from rafthttp.raft.runtime import changes
+from rafthttp.raft.runtime.beginning import begin
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.status import RaftStatus
-from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
+from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
     Index,
@@ -84,7 +85,8 @@ class Raft(RaftStatus):
             fsm: the application's state machine.
             log_store: the log; may be the same object as `stable_store`, for one commit a turn.
             stable_store: term, vote, configurations.
-            snapshot_store: None where no snapshots are kept.
+            snapshot_store: None where no snapshots are kept: the log is never compacted, and no
+                leader's snapshot is taken.
             transport: started here.
             forward_read: asks the leader for a read index, within a timeout in seconds (used by
                 `read_index` on a follower; without it a follower's read is a NotLeaderError).
@@ -95,17 +97,19 @@ class Raft(RaftStatus):
 
         Raises:
             ConfigError: a field is out of bounds.
-            StorageError: the disk cannot be read, or its content is damaged.
+            StorageError: the disk cannot be read, its content is damaged, or the state machine can
+                be restored from none of the snapshots.
         """
         config.validate()
         check_fsm(fsm)
         raft = cls(config, transport)
-        state = restart.load(log_store, stable_store, snapshot_store)
+        state = await begin(config, fsm, log_store, stable_store, snapshot_store)
         raft._driver = Driver(
             config,
             fsm,
             log_store,
             stable_store,
+            snapshot_store,
             transport,
             state,
             on_failed=raft._on_failed,
@@ -321,6 +325,67 @@ class Raft(RaftStatus):
         except RaftError as error:
             _log.warning("%s could not hand over leadership: %s", self.id, error)
         return self.state is not State.LEADER
+
+    # -- snapshots
+
+    async def snapshot(self, *, timeout: float | None = None) -> SnapshotMeta:
+        """Take a snapshot now, of everything applied by now, and compact the log behind it.
+
+        Also where the call is given up it is finished; calls at one time share one.
+
+        Raises:
+            NothingNewToSnapshotError: definite; nothing was applied since the last one.
+            SnapshotError: definite; the state machine or the disk failed, or none are kept. The
+                server goes on.
+        """
+        if self._stop is not None:
+            raise ShutdownError("raft is shut down")
+        taking = self._driver.snapshots.take()
+        return await self._before(taking, self._deadline(timeout), "no snapshot in time")
+
+    async def restore(
+        self, meta: SnapshotMeta, source: BinaryIO, *, timeout: float | None = None
+    ) -> None:
+        """Replace the whole state by a snapshot from outside, on every server (leader only).
+
+        For disaster recovery, as hashicorp/raft's `Restore`: of `meta`, `index` and `size` count;
+        the configuration stays the cluster's own. The snapshot gets an index above all others, and
+        every other server is sent it. Commands pending when it takes effect end as unknown; new
+        ones are refused until then. Returns once a quorum has it.
+
+        This server takes it for committed before the others have it: is leadership lost in between,
+        they go on without it, and this one has to be wiped.
+
+        Args:
+            meta: what `source` holds.
+            source: read on a thread; stays open.
+            timeout: seconds; over it, a restore that has not taken effect is given up.
+
+        Raises:
+            NotLeaderError, ConfigurationChangeError: definite; not now.
+            SnapshotError: as `outcome` says; definite where nothing has changed.
+            LeadershipLostError, TimedOutError, ShutdownError: see `outcome`.
+        """
+        deadline = self._deadline(timeout)
+        restores = self._driver.restores
+        running = restores.begin(meta, source)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.shield(running)
+        except TimeoutError:
+            given_up = restores.cancel_copying()
+            raise TimedOutError(
+                f"not restored within {timeout:g} s",
+                outcome=Outcome.DEFINITE if given_up else Outcome.UNKNOWN,
+                leader=self.leader_with_id(),
+            ) from None
+        except asyncio.CancelledError:
+            if running.cancelled():
+                raise ShutdownError(
+                    "raft was shut down meanwhile", outcome=Outcome.UNKNOWN
+                ) from None
+            restores.cancel_copying()
+            raise
 
     # -- the end
 

@@ -123,12 +123,15 @@ class RaftStatus:
 
     def stats(self) -> dict[str, str | int | float | None]:
         """Figures for people and monitoring; the keys are hashicorp/raft's where it has them."""
-        core = self._driver.core
+        core, snapshots = self._driver.core, self._driver.snapshots
         return {
             "state": self.state.value,
             "term": core.term,
             "last_log_index": core.last_index,
             "last_log_term": core.last_term,
+            "last_snapshot_index": snapshots.last_index,
+            "last_snapshot_term": snapshots.last_term,
+            "snapshot_error": snapshots.error,
             "commit_index": core.commit_index,
             "applied_index": self.applied_index,
             "fsm_pending": core.commit_index - self.applied_index,
@@ -138,4 +141,21 @@ class RaftStatus:
             "latest_configuration_index": core.configuration_index,
             "protocol_version": 3,
             "failure": None if self.failure is None else str(self.failure),
+            **_snapshot_figures(self._driver),
         }
+
+
+def _snapshot_figures(driver: Driver) -> dict[str, int | None]:
+    """How far snapshots on their way have come, in bytes; None where none is."""
+    persisting, restoring = driver.snapshots.persisting, driver.restores.progress
+    receiving, sending = driver.inbound.installer.progress, driver.sender.progress.values()
+    return {
+        "snapshot_persisting_bytes": None if persisting is None else persisting.done,
+        "snapshot_receiving_bytes": None if receiving is None else receiving.done,
+        "snapshot_receiving_size": None if receiving is None else receiving.size,
+        "snapshot_restoring_bytes": None if restoring is None else restoring.done,
+        "snapshot_restoring_size": None if restoring is None else restoring.size,
+        "snapshot_sending_peers": len(sending),
+        "snapshot_sending_bytes": sum(p.done for p in sending) if sending else None,
+        "snapshot_sending_size": sum(p.size or 0 for p in sending) if sending else None,
+    }

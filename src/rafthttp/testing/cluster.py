@@ -16,8 +16,8 @@ from rafthttp.raft.bootstrap import bootstrap_cluster
 from rafthttp.raft.config import Config
 from rafthttp.raft.fsm import FSM, FSMSnapshot
 from rafthttp.raft.raft import Raft
-from rafthttp.raft.storage.memory import MemoryStore
-from rafthttp.raft.storage.protocols import LogStore, StableStore
+from rafthttp.raft.storage.memory import MemorySnapshotStore, MemoryStore
+from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
 from rafthttp.raft.transport.inmem import InmemTransport
 from rafthttp.raft.transport.memory import InmemNetwork
 from rafthttp.raft.types import (
@@ -84,6 +84,11 @@ def _memory(server_id: ServerID) -> Store:
     return MemoryStore()
 
 
+def _memory_snapshots(server_id: ServerID) -> SnapshotStore:
+    del server_id
+    return MemorySnapshotStore()
+
+
 def fast_config(server_id: str) -> Config:
     """Timeouts short enough for tests, long enough for a busy machine."""
     return Config(
@@ -102,6 +107,7 @@ class Cluster:
         size: how many servers.
         make_fsm: one state machine a server.
         make_store: log and stable store of a server, made once and kept across `restart`.
+        make_snapshots: where a server keeps snapshots, made once as its store is; in memory.
         config: settings; `local_id` is filled in.
     """
 
@@ -111,6 +117,7 @@ class Cluster:
         *,
         make_fsm: Callable[[], FSM] = Recorder,
         make_store: Callable[[ServerID], Store] | None = None,
+        make_snapshots: Callable[[ServerID], SnapshotStore] | None = None,
         config: Config | None = None,
     ) -> None:
         self.network = InmemNetwork()
@@ -118,6 +125,8 @@ class Cluster:
         self.rafts: dict[ServerID, Raft] = {}
         self.fsms: dict[ServerID, FSM] = {}
         self.stores: dict[ServerID, Store] = {}
+        self.snapshots: dict[ServerID, SnapshotStore] = {}
+        self._make_snapshots = make_snapshots or _memory_snapshots
         self._make_fsm = make_fsm
         self._make_store = make_store or _memory
         self._config = config or fast_config("any")
@@ -153,9 +162,13 @@ class Cluster:
         store = self.stores.get(server_id)
         if store is None:
             store = self.stores[server_id] = self._make_store(server_id)
+        if server_id not in self.snapshots:
+            self.snapshots[server_id] = self._make_snapshots(server_id)
         fsm = self.fsms[server_id] = self._make_fsm()
         transport = InmemTransport(self.network, self.address(server_id))
-        raft = await Raft.start(self.config(server_id), fsm, store, store, None, transport)
+        raft = await Raft.start(
+            self.config(server_id), fsm, store, store, self.snapshots[server_id], transport
+        )
         self.rafts[server_id] = raft
         return raft
 

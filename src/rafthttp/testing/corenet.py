@@ -466,6 +466,10 @@ class CoreNet:
             snapshot.last_term,
             snapshot.configuration,
             snapshot.configuration_index,
+        if not core.on_snapshot_arrived(
+            number, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
+        ):
+            return
             self.now_ns,
         ):
             if core.first_index == snapshot.last_index + 1:

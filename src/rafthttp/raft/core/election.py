@@ -129,8 +129,16 @@ class EarlyCampaign:
 
 
 def may_campaign(server: Server) -> bool:
-    """Whether this server may ask for votes: a member that votes, with a disk that works."""
-    return server.members.may_campaign and not server.disk.failed and not server.disk_is_late()
+    """Whether this server may ask for votes: a member that votes, with a disk that works.
+
+    Not while a snapshot is about to replace its log: it would lead with entries that are no more.
+    """
+    return (
+        server.members.may_campaign
+        and not server.disk.failed
+        and not server.disk_is_late()
+        and server.installing is None
+    )
 
 
 def is_outsider(server: Server, candidate: ServerID, last_index: Index, last_term: Term) -> bool:

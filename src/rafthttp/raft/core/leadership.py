@@ -47,6 +47,7 @@ class Leadership:
     )
 
     def __init__(self, server: Server, epoch: int) -> None:
+        "restoring",
         self._server = server
         self._epoch = epoch
         self.first_index: Index | None = None
@@ -70,6 +71,8 @@ class Leadership:
 
     def sync_peers(self) -> None:
         """One `Progress` for each other member of the latest configuration."""
+        self.restoring = False
+        """Whether a user's snapshot is coming in: no proposal is accepted."""
         server = self._server
         members = {s.id for s in server.members.latest if s.id != server.local_id}
         for peer in [p for p in self.peers if p not in members]:

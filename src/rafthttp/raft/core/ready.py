@@ -57,8 +57,10 @@ class InitialState:
     """What the disk held at start.
 
     `term_runs` are (first index, term) of each run of equal terms among the entries above
-    `snapshot_index`, ascending. `configurations` are (index, configuration) ascending: the last is
-    the latest, the one before it is committed (at most one may be uncommitted).
+    `log_base`, ascending. `log_base` is index and term of an entry that all entries up to
+    `last_index` follow: the snapshot's last one where None, or one before it where entries are kept
+    behind the snapshot. `configurations` are (index, configuration) ascending: the last is the
+    latest, the one before it is committed (at most one may be uncommitted).
     """
 
     hard_state: HardState = HardState(0, None)  # noqa: RUF009 - immutable
@@ -70,6 +72,7 @@ class InitialState:
 
 
 class Persist(NamedTuple):
+    log_base: tuple[Index, Term] | None = None
     """One durable write, applied in the order of the fields; writes complete in order of `seq`.
 
     Entries `first..last` are to be taken from the caller's cache when the `Ready` is taken;

@@ -34,6 +34,7 @@ from rafthttp.raft.types import Index, ServerID
 # Redial after a second failure in a row: 10 ms as hashicorp/raft's failureWait, doubled each time.
 _BACKOFF_NS: Final = 10_000_000
 _BACKOFF_NS_MAX: Final = 500_000_000
+_SNAPSHOT_BACKOFF_NS_MAX: Final = 5_000_000_000
 # About two seconds of tries.
 _UNWILLING_MAX: Final = 9
 
@@ -91,6 +92,7 @@ class Progress:
         "retry_ns",
         "search",
         "snapshot_due",
+        "snapshot_failures",
         "state",
         "unreachable",
     )
@@ -108,6 +110,7 @@ class Progress:
         self.retry_ns = now_ns
         self.search: Search | None = None
         self.snapshot_due = False
+        self.snapshot_failures = 0
         self.unreachable = False
 
     def accepted(self, last: Index) -> None:
@@ -172,17 +175,23 @@ class Progress:
     def snapshot_sent(self, last_index: Index, epoch: int) -> None:
         """The peer has the snapshot; the log goes on behind it (S56: this moves match too)."""
         self._restart(epoch)
-        self.failures = 0
+        self.failures = self.snapshot_failures = 0
         self.state = ProgressState.PROBE
         self.match = max(self.match, last_index)
         self.next = self.match + 1
 
     def snapshot_failed(self, next_index: Index, epoch: int, now_ns: int) -> None:
-        """The snapshot did not arrive: look afresh, for things may have changed meanwhile."""
+        """The snapshot did not arrive: look afresh, for things may have changed meanwhile.
+
+        Longer and longer between two tries, counted apart from the probes between them: each try
+        may have read and sent a file of any size in vain.
+        """
         self._restart(epoch)
         self.state = ProgressState.PROBE
         self.next = next_index
-        self.back_off(now_ns, at_once=False)
+        wait = _BACKOFF_NS << min(self.snapshot_failures, 10)
+        self.retry_ns = now_ns + min(wait, _SNAPSHOT_BACKOFF_NS_MAX)
+        self.snapshot_failures += 1
 
     def back_off(self, now_ns: int, *, at_once: bool) -> None:
         """Wait before the next try, longer and longer; the first may follow at once."""

@@ -34,6 +34,7 @@ class Server:
         "config",
         "disk",
         "handed_index",
+        "installing",
         "last_contact_ns",
         "leader",
         "local_id",
@@ -57,7 +58,9 @@ class Server:
         self.rng = rng
         self.now_ns = now_ns
         self.term, self.voted_for = initial.hard_state
-        self.log = TermRuns(initial.snapshot_index, initial.snapshot_term)
+        base = initial.log_base or (initial.snapshot_index, initial.snapshot_term)
+        assert base[0] <= initial.snapshot_index, "no gap behind the snapshot"
+        self.log = TermRuns(*base)
         ends = [first - 1 for first, _ in initial.term_runs[1:]] + [initial.last_index]
         for (first, term), end in zip(initial.term_runs, ends, strict=False):
             assert first == self.log.last_index + 1, "the runs leave no gap"
@@ -70,6 +73,8 @@ class Server:
         self.members = Membership(self.local_id, initial.configurations, initial.snapshot_index)
         self.state = State.FOLLOWER
         self.leader: ServerID | None = None
+        self.installing: RpcId | None = None
+        """The InstallSnapshot whose snapshot is being made durable now (`on_snapshot_arrived`)."""
         self.commit_index = initial.snapshot_index
         self.handed_index = initial.snapshot_index
         self.last_contact_ns: int | None = None

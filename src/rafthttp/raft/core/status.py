@@ -109,7 +109,13 @@ class Status(Roles):
             leadership is not None
             and leadership.first_index is not None
             and leadership.transfer_target is None
+            and not leadership.restoring
         )
+
+    @property
+    def restoring(self) -> bool:
+        """Whether this server leads, and a user's snapshot is coming in."""
+        return self._leadership is not None and self._leadership.restoring
 
     @property
     def can_change_configuration(self) -> bool:

@@ -58,18 +58,38 @@ class Applier:
         self._waiters: list[tuple[Index, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
         self._closed = False
+        self._paused = False
 
     def advance(self, to: Index) -> None:
         """Everything up to `to` is committed."""
         if to > self._target:
             self._target = to
-            if self._slice is None and self._task is None:
+            if self._slice is None and self._task is None and not self._paused:
                 self._run()
 
     @property
-    def reads_disk(self) -> bool:
-        """Whether the next entries come from disk, which may be slow, or hang."""
-        return self._task is not None
+    def waits(self) -> bool:
+        """Whether the next entries wait for what may be slow, or hang: the disk, or a restore."""
+        return self._task is not None or self._paused
+
+    def pause(self) -> None:
+        """Apply nothing until `resume`: the whole state is being replaced."""
+        self._paused = True
+        if self._slice is not None:
+            self._slice.cancel()
+            self._slice = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def resume(self, applied: Index) -> None:
+        """The state machine holds everything up to `applied`; go on behind it."""
+        self._paused = False
+        self.applied = applied
+        self._target = max(self._target, applied)
+        self._tell_waiters()
+        if not self._closed:
+            self._run()
 
     async def wait(self, index: Index) -> None:
         """Wait until `index` is applied; cancelled with the server."""
@@ -123,8 +143,9 @@ class Applier:
         except Exception as error:  # noqa: BLE001 - reported: the server cannot go on
             self._on_failed(error)
         finally:
-            self._task = None
-        if not self._closed:
+            if self._task is asyncio.current_task():
+                self._task = None
+        if not self._closed and not self._paused:
             self._run()
 
     def _apply(self, records: Sequence[bytes]) -> None:
@@ -134,6 +155,9 @@ class Applier:
         waiting = self._pending.applied(self.applied)
         if waiting:
             self._answer(logs, results, waiting)
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
         while self._waiters and self._waiters[0][0] <= self.applied:
             future = heapq.heappop(self._waiters)[2]
             if not future.done():

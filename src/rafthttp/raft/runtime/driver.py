@@ -18,12 +18,12 @@ from typing import Any, Final
 from rafthttp.raft.config import Config
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import (
-    CoreConfig,
     InitialState,
     Persist,
     Ready,
 )
 from rafthttp.raft.errors import (
+    AbortedByRestoreError,
     DifferentLeaderError,
     LeadershipLostError,
     LeadershipTransferError,
@@ -39,6 +39,7 @@ from rafthttp.raft.runtime.applier import Applier
 from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
 from rafthttp.raft.runtime.inbound import Inbound
+from rafthttp.raft.runtime.install import Installer
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.outbound import Outbound
 from rafthttp.raft.runtime.proposals import Pending, Proposal, check_command
@@ -49,8 +50,12 @@ from rafthttp.raft.runtime.restart import (
     encode_configurations,
     encode_hard_state,
 )
+from rafthttp.raft.runtime.restoring import Restores
+from rafthttp.raft.runtime.send_snapshot import SnapshotSender
+from rafthttp.raft.runtime.settings import core_config
+from rafthttp.raft.runtime.snapshots import Snapshots
 from rafthttp.raft.runtime.transfer import Transfers
-from rafthttp.raft.storage.protocols import LogStore, StableStore
+from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
     Configuration,
@@ -91,6 +96,7 @@ class Driver:
         fsm: FSM,
         log_store: LogStore,
         stable_store: StableStore,
+        snapshot_store: SnapshotStore | None,
         transport: Transport,
         state: InitialState,
         *,
@@ -104,7 +110,7 @@ class Driver:
         self._wall_ns = wall_ns
         self._on_failed = on_failed
         self.core = Consensus(
-            _core_config(config), state, rng or random.SystemRandom(), self.now_ns()
+            core_config(config), state, rng or random.SystemRandom(), self.now_ns()
         )
         self.notices = Notices(self.core.configuration)
         self.pending = Pending(
@@ -113,9 +119,9 @@ class Driver:
         self.cache = LogCache(state.last_index)
         self._log_store = log_store
         self.disk: DiskLane = (
-            ThreadLane(log_store, stable_store, self._on_durable, self._on_write_failed)
+            ThreadLane(log_store, stable_store, self._on_durable, self.on_write_failed)
             if log_store.blocking
-            else InlineLane(log_store, stable_store, self._on_write_failed)
+            else InlineLane(log_store, stable_store, self.on_write_failed)
         )
         self._durable_index: Index = state.last_index
         self.applier = Applier(
@@ -123,7 +129,17 @@ class Driver:
         )
         self._header = RPCHeader(id=config.local_id, address=ServerAddress(transport.local_address))
         self.inbound = Inbound(self.core, self.cache, self._header, self.now_ns, self.wake)
-        self._outbound = Outbound(self.core, transport, self._header, config.election_timeout, self)
+        self.snapshots = Snapshots(
+            config, fsm, log_store, snapshot_store, state.snapshot_index, state.snapshot_term, self
+        )
+        self.restores = Restores(fsm, self)
+        self.sender = SnapshotSender(
+            self.core, transport, self._header, snapshot_store, self.snapshots.workers, self
+        )
+        self.inbound.installer = Installer(self.snapshots, self.restores, self)
+        self._outbound = Outbound(
+            self.core, transport, self._header, config.election_timeout, self.sender, self
+        )
         self._turn_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -136,6 +152,7 @@ class Driver:
     def start(self) -> None:
         """Take part from now on."""
         self._transport.start(self._header, self.inbound)
+        self.snapshots.start()
         self.wake()
 
     def now_ns(self) -> int:
@@ -248,6 +265,8 @@ class Driver:
         self.check_leads()
         if self.core.transferring:
             raise LeadershipTransferError("a leadership transfer is under way", leader=self.leader)
+        if self.core.restoring:
+            raise AbortedByRestoreError("a restore is under way", leader=self.leader)
         raise UnknownLeaderError("this server is only just becoming the leader")
 
     # -- a turn
@@ -349,6 +368,8 @@ class Driver:
         write = LogWrite(stable, persist.truncate_from, batches, persist.reset_to)
         if persist.truncate_from is not None:
             self._durable_index = min(self._durable_index, persist.truncate_from - 1)
+        if persist.reset_to is not None:
+            self._durable_index = persist.reset_to
         if self.disk.submit(persist.seq, write):
             self._durable_index = self.core.last_index
             self.core.on_persisted(persist.seq, now)
@@ -383,9 +404,9 @@ class Driver:
             error = LeadershipLostError(
                 "leadership was lost while the command was pending", leader=self.leader
             )
-        if self.applier.reads_disk:
-            # What is committed is applied next, and answered, but not while the disk may hang:
-            # its clients are told what is known by now, which is nothing (S74).
+        if self.applier.waits:
+            # What is committed is applied next, and answered, but not while that may hang: its
+            # clients are told what is known by now, which is nothing (S74).
             index = min(index, self.applier.applied + 1)
         self.pending.abort(index, error)
 
@@ -424,7 +445,8 @@ class Driver:
         self._durable_index = self.core.durable_index
         self._turn()
 
-    def _on_write_failed(self, seq: int, error: Exception) -> None:
+    def on_write_failed(self, seq: int, error: Exception) -> None:
+        """Nothing is known of the disk any more."""
         if self.closed:
             return
         if self.failure is None:
@@ -468,25 +490,9 @@ class Driver:
                 watcher.exception()
         self.applier.close(stopped)
         self.inbound.close()
+        await self.inbound.installer.close()
+        await self.restores.close()
         await self._outbound.close()
+        await self.snapshots.close()
         await self._transport.close()
         await self.disk.close()
-
-
-def _core_config(config: Config) -> CoreConfig:
-    def ns(seconds: float) -> int:
-        return int(seconds * 1e9)
-
-    return CoreConfig(
-        local_id=config.local_id,
-        heartbeat_timeout_ns=ns(config.heartbeat_timeout),
-        election_timeout_ns=ns(config.election_timeout),
-        commit_timeout_ns=ns(config.commit_timeout),
-        leader_lease_timeout_ns=ns(config.leader_lease_timeout),
-        disk_timeout_ns=ns(config.election_timeout),
-        pre_vote=config.pre_vote,
-        early_campaign=config.early_campaign,
-        append_size_bytes_max=config.append_size_bytes_max,
-        append_entries_max=config.append_entries_max,
-        inflight_appends_max=config.inflight_appends_max,
-    )

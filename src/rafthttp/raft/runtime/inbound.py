@@ -23,6 +23,7 @@ from rafthttp.raft.core.ready import (
 )
 from rafthttp.raft.errors import ProtocolError
 from rafthttp.raft.runtime.cache import LogCache
+from rafthttp.raft.runtime.install import HeldRpc, Installer, check_snapshot_request
 from rafthttp.raft.runtime.plausible import check_numbers
 from rafthttp.raft.transport.protocols import NO_STATE, InboundRpc, SnapshotReader
 from rafthttp.raft.types import Configuration, Index, Leader, LogType, ServerAddress, ServerID
@@ -65,6 +66,8 @@ class Inbound:
         """The last server that spoke as a leader; its address comes from its own header."""
         self.has_no_part = False
         """Whether every RPC is refused: no vote, no acknowledgement (S62)."""
+        self.installer: Installer
+        """Takes in snapshots."""
         self._core = core
         self._cache = cache
         self._header = header
@@ -175,19 +178,36 @@ class Inbound:
     def on_install_snapshot(
         self, request: InstallSnapshotRequest, body: SnapshotReader, rpc: InboundRpc
     ) -> None:
-        """Refuse: this version compacts no log and takes no snapshots; the body is drained.
+        """Hand an InstallSnapshot to the core, and its body to who installs it.
+
+        What is refused is drained by the transport (S42).
 
         Raises:
             ProtocolError: no correct leader sends this.
         """
-        del body
+        if self._refuses(rpc):
+            return
         check_numbers(self._core, request.term, request.last_log_index, request.last_log_term)
-        _log.warning(
-            "%s offers a snapshot at index %d; snapshots are not supported yet",
-            request.header.id or request.leader,
+        configuration = check_snapshot_request(request)
+        if isinstance(configuration, str) or not self.installer.works:
+            rpc.fail(configuration if isinstance(configuration, str) else "no snapshots are kept")
+            return
+        leader = self._sender(request.header, request.leader)
+        self._remember(leader, request.header.address or request.leader)
+        held = HeldRpc(rpc)
+        number = self._accept(held)
+        if self._core.on_install_snapshot(
+            number,
+            leader,
+            request.term,
             request.last_log_index,
-        )
-        rpc.fail("snapshots are not supported by this server")
+            request.last_log_term,
+            self._now_ns(),
+        ):
+            self.installer.begin(number, request, configuration, body, held)
+        else:
+            held.release()
+        self._wake()
 
     def on_peer_streams_closed(self, peer: ServerID) -> None:
         """A closed stream of the leader is a signal (decision 7)."""

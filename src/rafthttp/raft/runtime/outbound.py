@@ -18,6 +18,7 @@ from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.peers import PeerLane
 from rafthttp.raft.runtime.plausible import is_plausible_term
+from rafthttp.raft.runtime.send_snapshot import SnapshotSender
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import Index, Leader, ServerID, State, Term
 from rafthttp.raft.wire.records import (
@@ -74,6 +75,7 @@ class Outbound:
 
     Args:
         vote_timeout: seconds a vote request may take.
+        snapshots: sends them.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Outbound:
         transport: Transport,
         header: RPCHeader,
         vote_timeout: float,
+        snapshots: SnapshotSender,
         owner: Owner,
     ) -> None:
         self._core = core
         self._transport = transport
         self._header = header
         self._vote_timeout = vote_timeout
+        self._snapshots = snapshots
         self._owner = owner
         self._lanes: dict[ServerID, PeerLane] = {}
         self._failing: set[ServerID] = set()
@@ -100,6 +104,7 @@ class Outbound:
         wanted = {}
         if core.state is State.LEADER:
             wanted = {s.id: s for s in core.configuration if s.id != self._header.id}
+        self._snapshots.keep(wanted)
         for peer, lane in list(self._lanes.items()):
             server = wanted.get(peer)
             if server is None or server.address != lane.server.address:
@@ -119,11 +124,7 @@ class Outbound:
         for heartbeat in ready.heartbeats:
             self._lanes[heartbeat.peer].heartbeat(heartbeat)
         for snapshot in ready.snapshots:
-            _log.error(
-                "%s needs entries that are compacted away, and there is no snapshot to send",
-                snapshot.peer,
-            )
-            self._core.on_snapshot_send_failed(snapshot.peer, snapshot.epoch, self._owner.now_ns())
+            self._snapshots.send(self._lanes[snapshot.peer].server, snapshot)
         for vote in ready.votes:
             self._spawn(self._request_vote(vote))
         if ready.timeout_now is not None:
@@ -137,6 +138,7 @@ class Outbound:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
+        await self._snapshots.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -6,13 +6,15 @@ configurations stand.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Final, cast
 
 import msgpack
 
 from rafthttp.raft.core.ready import HardState, InitialState
-from rafthttp.raft.errors import CantBootstrapError, CorruptLogError, ProtocolError
-from rafthttp.raft.storage.protocols import LogStore, SnapshotStore, StableStore
+from rafthttp.raft.errors import CantBootstrapError, CorruptLogError, ProtocolError, StorageError
+from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.types import (
     Configuration,
     Index,
@@ -20,10 +22,11 @@ from rafthttp.raft.types import (
     LogType,
     LogWrite,
     ServerID,
-    Term,
 )
 from rafthttp.raft.wire.configuration import decode_configuration, encode_configuration
 from rafthttp.raft.wire.entries import decode_log, encode_log
+
+_log = logging.getLogger("rafthttp.raft")
 
 HARD_STATE: Final = b"HardState"
 """msgpack [term, voted_for]: one value, so that the pair is never a mix (S2)."""
@@ -106,41 +109,115 @@ def bootstrap(
 
 
 def load(
-    log_store: LogStore, stable_store: StableStore, snapshot_store: SnapshotStore | None
+    log_store: LogStore,
+    stable_store: StableStore,
+    snapshot_store: SnapshotStore | None,
+    restore: Callable[[SnapshotStore, SnapshotMeta], None] | None = None,
+    trailing_logs: int = 0,
 ) -> InitialState:
-    """Read and check what is on disk.
+    """Read and check what is on disk, finish what a crash interrupted, restore the state machine.
+
+    May take as long as the state machine does: not to be called on the event loop where there are
+    snapshots.
+
+    Args:
+        log_store: the log.
+        stable_store: term, vote, configurations.
+        snapshot_store: None where no snapshots are kept.
+        restore: hands a snapshot to the state machine; None where that keeps its state itself.
+        trailing_logs: entries to keep behind the snapshot.
 
     Raises:
         CorruptLogError: the log has a gap towards its snapshot (S10), or cannot be read.
+        StorageError: no snapshot can be used, though there are some (S9).
     """
+    snapshot = _restored(snapshot_store, restore)
+    index, term = (snapshot.index, snapshot.term) if snapshot is not None else (0, 0)
+    if snapshot is not None:
+        _reconcile(log_store, stable_store, snapshot)
+        _compact(log_store, index - trailing_logs)
     first, last = log_store.first_index(), log_store.last_index()
-    snapshots = snapshot_store.list() if snapshot_store is not None else ()
-    snapshot_index: Index = snapshots[0].index if snapshots else 0
-    snapshot_term: Term = snapshots[0].term if snapshots else 0
-    if first > snapshot_index + 1:
+    if first > index + 1:
         raise CorruptLogError(
-            f"the log begins at {first}, the newest snapshot ends at {snapshot_index}: entries"
-            " between them are missing"
+            f"the log begins at {first}, the newest snapshot that can be used ends at {index}:"
+            " entries between them are missing. Restore the snapshots' directory, or remove this"
+            " server from the cluster, delete its data and join anew"
         )
+    # The entry before the first one is gone, and its term with it, unless the snapshot tells it.
+    base = (index, term) if first > index else (first, log_store.term_at(first))
+    runs = log_store.term_runs(base[0] + 1, last) if last > base[0] else []
     hard_state = decode_hard_state(stable_store.get(HARD_STATE))
-    runs = (
-        log_store.term_runs(max(first, snapshot_index + 1), last) if last > snapshot_index else []
-    )
-    highest = runs[-1][1] if runs else snapshot_term
+    highest = max(runs[-1][1] if runs else base[1], term)
     if hard_state.term < highest:
+        # The snapshot or the entries came before the term did; no vote was given in it.
         hard_state = HardState(highest, None)
     configurations = _configurations(log_store, stable_store, max(first, 1), last)
-    if snapshots:
-        own = (snapshots[0].configuration_index, snapshots[0].configuration)
+    if snapshot is not None:
+        own = (snapshot.configuration_index, snapshot.configuration)
         configurations = [own, *(pair for pair in configurations if pair[0] > own[0])]
     return InitialState(
         hard_state=hard_state,
-        snapshot_index=snapshot_index,
-        snapshot_term=snapshot_term,
-        last_index=max(last, snapshot_index),
+        snapshot_index=index,
+        snapshot_term=term,
+        last_index=max(last, index),
+        log_base=base,
         term_runs=tuple(runs),
         configurations=tuple(configurations),
     )
+
+
+def _restored(
+    store: SnapshotStore | None, restore: Callable[[SnapshotStore, SnapshotMeta], None] | None
+) -> SnapshotMeta | None:
+    """The newest snapshot that the state machine took, as hashicorp/raft looks for it (S9)."""
+    if store is None:
+        return None
+    failures: list[str] = []
+    for meta in store.list():
+        try:
+            if restore is not None:
+                restore(store, meta)
+        except Exception as error:  # noqa: BLE001 - the application's: an older one may do
+            _log.error("snapshot %s cannot be used: %s", meta.id, error, exc_info=error)
+            failures.append(f"{meta.id}: {error}")
+        else:
+            return meta
+    if failures:
+        raise StorageError("no snapshot can be used: " + "; ".join(failures))
+    return None
+
+
+def _reconcile(log_store: LogStore, stable_store: StableStore, snapshot: SnapshotMeta) -> None:
+    """Let the log begin anew behind the snapshot where it is short of it, or contradicts it.
+
+    A crash between the snapshot and the write that resets the log leaves it so (S38). What is
+    dropped is in the snapshot, or was never committed. A gap is left for the caller to refuse.
+    """
+    index = snapshot.index
+    first, last = log_store.first_index(), log_store.last_index()
+    if first > index + 1:
+        return
+    if last >= index and (first > index or log_store.term_at(index) == snapshot.term):
+        return
+    _log.warning(
+        "the log from %d to %d gives way to the snapshot that ends at %d", first, last, index
+    )
+    stable: dict[bytes, bytes | None] = {
+        CONFIGURATIONS: encode_configurations(
+            ((snapshot.configuration_index, snapshot.configuration),)
+        )
+    }
+    if cast("object", log_store) is cast("object", stable_store):
+        log_store.write((LogWrite(stable, reset_to=index),))
+    else:
+        log_store.write((LogWrite({}, reset_to=index),))
+        stable_store.set(stable)
+
+
+def _compact(log_store: LogStore, last: Index) -> None:
+    """Finish a compaction that was interrupted, before anything is appended."""
+    if log_store.first_index() <= last:
+        log_store.delete_prefix(last)
 
 
 def _configurations(

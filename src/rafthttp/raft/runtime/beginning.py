@@ -1,0 +1,51 @@
+"""A start: the state machine restored and the disk checked, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rafthttp.raft.config import Config
+from rafthttp.raft.core.ready import InitialState
+from rafthttp.raft.fsm import FSM
+from rafthttp.raft.runtime import restart, snapshot_bytes
+from rafthttp.raft.runtime.snapshot_bytes import Progress
+from rafthttp.raft.runtime.worker import Workers
+from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
+
+
+async def begin(
+    config: Config,
+    fsm: FSM,
+    log_store: LogStore,
+    stable_store: StableStore,
+    snapshot_store: SnapshotStore | None,
+) -> InitialState:
+    """What a server starts from (`restart.load`), with its state machine restored.
+
+    Where it is cancelled, it returns once the state machine's next read has failed.
+
+    Raises:
+        StorageError: as `restart.load`.
+    """
+    progress: list[Progress] = []
+
+    def restore(store: SnapshotStore, meta: SnapshotMeta) -> None:
+        snapshot_bytes.restore(fsm, store, meta.id, progress.append)
+
+    workers = Workers()
+    worker = workers.start("rafthttp-start")
+    try:
+        return await worker.call(
+            restart.load,
+            log_store,
+            stable_store,
+            snapshot_store,
+            None if config.no_snapshot_restore_on_start else restore,
+            config.trailing_logs,
+        )
+    except asyncio.CancelledError:
+        for one in progress:
+            one.give_up()
+        raise
+    finally:
+        await workers.close()

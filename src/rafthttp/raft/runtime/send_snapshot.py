@@ -1,0 +1,198 @@
+"""A snapshot on its way to a peer that needs entries which are compacted away.
+
+Reads the file off the loop, a chunk at a time; one transfer a peer, each on a stream of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, NamedTuple, Protocol
+
+from rafthttp.raft.core.consensus import Consensus
+from rafthttp.raft.core.ready import SendSnapshot
+from rafthttp.raft.errors import RaftHttpError, StorageError, TransportError
+from rafthttp.raft.runtime.plausible import is_plausible_term
+from rafthttp.raft.runtime.snapshot_bytes import Progress, counted
+from rafthttp.raft.runtime.worker import Worker, Workers
+from rafthttp.raft.storage.protocols import SnapshotMeta, SnapshotStore
+from rafthttp.raft.transport.protocols import Transport
+from rafthttp.raft.types import Server, ServerID
+from rafthttp.raft.wire.configuration import encode_configuration
+from rafthttp.raft.wire.records import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
+
+_log = logging.getLogger("rafthttp.raft.snapshots")
+
+# hashicorp/raft's deadline: its transport's timeout, usually this, for each 256 KiB.
+_TIMEOUT_S: Final = 10.0
+_TIMEOUT_SIZE_BYTES: Final = 256 << 10
+# A peer that takes nothing for so long while there is more to send is gone. The deadline above is
+# for one that still writes or restores a large state, of which nothing is heard until it is done.
+_STALLED_S: Final = 30.0
+
+
+class SendOwner(Protocol):
+    """What is asked of the driver."""
+
+    def now_ns(self) -> int:
+        """The clock of every input."""
+        ...
+
+    def wake(self) -> None:
+        """Schedule a turn."""
+        ...
+
+
+class _Sending(NamedTuple):
+    server: Server
+    epoch: int
+    task: asyncio.Task[None]
+
+
+class SnapshotSender:
+    """Sends the newest snapshot to whoever needs it.
+
+    Args:
+        store: None where no snapshots are kept: then every try fails.
+    """
+
+    def __init__(
+        self,
+        core: Consensus,
+        transport: Transport,
+        header: RPCHeader,
+        store: SnapshotStore | None,
+        workers: Workers,
+        owner: SendOwner,
+    ) -> None:
+        self.progress: dict[ServerID, Progress] = {}
+        """What is under way."""
+        self._core = core
+        self._transport = transport
+        self._header = header
+        self._store = store
+        self._workers = workers
+        self._owner = owner
+        self._tasks: dict[ServerID, _Sending] = {}
+        self._old: set[asyncio.Task[None]] = set()
+
+    def send(self, server: Server, ask: SendSnapshot) -> None:
+        """Begin; the core hears of the end, whatever it is."""
+        self._cancel(server.id)
+        task = asyncio.get_running_loop().create_task(self._run(server, ask))
+        self._tasks[server.id] = _Sending(server, ask.epoch, task)
+
+    def keep(self, wanted: dict[ServerID, Server]) -> None:
+        """Give up what goes to others than these, or to where they are no longer."""
+        for peer, sending in list(self._tasks.items()):
+            now = wanted.get(peer)
+            if now is None or now.address != sending.server.address:
+                self._cancel(peer)
+                # Said here: a task that has not begun yet will not say it.
+                self._core.on_snapshot_send_failed(peer, sending.epoch, self._owner.now_ns())
+
+    async def close(self) -> None:
+        """Give up everything."""
+        for peer in list(self._tasks):
+            self._cancel(peer)
+        await asyncio.gather(*self._old, return_exceptions=True)
+
+    def _cancel(self, peer: ServerID) -> None:
+        sending = self._tasks.pop(peer, None)
+        if sending is not None:
+            self._old.add(sending.task)
+            sending.task.add_done_callback(self._old.discard)
+            sending.task.cancel()
+
+    async def _run(self, server: Server, ask: SendSnapshot) -> None:
+        peer = server.id
+        worker = self._workers.start("rafthttp-send")
+        response: InstallSnapshotResponse | None = None
+        meta = None
+        try:
+            meta, response = await self._transfer(server, ask, worker)
+        except (RaftHttpError, OSError) as error:
+            _log.warning("no snapshot for %s: %s", peer, error)
+        finally:
+            worker.finish()
+            sending = self._tasks.get(peer)
+            if sending is not None and sending.task is asyncio.current_task():
+                del self._tasks[peer]
+            if response is None or meta is None:
+                self._core.on_snapshot_send_failed(peer, ask.epoch, self._owner.now_ns())
+            elif is_plausible_term(self._core, response.term):
+                if not response.success and response.term <= ask.term:
+                    _log.warning("%s takes no snapshot at index %d now", peer, meta.index)
+                self._core.on_snapshot_sent(
+                    peer,
+                    ask.epoch,
+                    meta.index,
+                    response.term,
+                    response.success,
+                    self._owner.now_ns(),
+                )
+            else:
+                _log.warning("%s answers with an implausible term, %d", peer, response.term)
+                self._core.on_snapshot_send_failed(peer, ask.epoch, self._owner.now_ns())
+            self._owner.wake()
+
+    async def _transfer(
+        self, server: Server, ask: SendSnapshot, worker: Worker
+    ) -> tuple[SnapshotMeta, InstallSnapshotResponse]:
+        store = self._store
+        if store is None:
+            raise StorageError("this server keeps none")
+        meta = await self._newest(store, worker)
+        # `open` may read the whole file for its checksum.
+        meta, source = await worker.call(store.open, meta.id)
+        progress = Progress(meta.index, meta.size)
+        file = counted(source, progress)
+        self.progress[server.id] = progress
+        _log.info("snapshot at index %d goes to %s: %d bytes", meta.index, server.id, meta.size)
+        request = InstallSnapshotRequest(
+            header=self._header,
+            snapshot_version=meta.version,
+            term=ask.term,
+            leader=self._header.address,
+            last_log_index=meta.index,
+            last_log_term=meta.term,
+            peers=None,
+            configuration=encode_configuration(meta.configuration),
+            configuration_index=meta.configuration_index,
+            size=meta.size,
+        )
+        timeout = _TIMEOUT_S * max(1, meta.size // _TIMEOUT_SIZE_BYTES)
+        try:
+            sending = asyncio.get_running_loop().create_task(
+                self._transport.install_snapshot(server, request, file, timeout)
+            )
+            try:
+                return meta, await _while_moving(sending, progress)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+        finally:
+            if self.progress.get(server.id) is progress:
+                del self.progress[server.id]
+            # A read that was cancelled may still be going on: this waits for it, on the thread.
+            worker.post(file.close)
+
+    async def _newest(self, store: SnapshotStore, worker: Worker) -> SnapshotMeta:
+        """The newest that counts: one of a restore that is not decided yet does not."""
+        for meta in await worker.call(store.list):
+            if meta.index <= self._core.commit_index:
+                return meta
+        raise StorageError("it needs entries that are compacted away, and there is no snapshot")
+
+
+async def _while_moving(
+    sending: asyncio.Task[InstallSnapshotResponse], progress: Progress
+) -> InstallSnapshotResponse:
+    seen = -1
+    while True:
+        done, _ = await asyncio.wait({sending}, timeout=_STALLED_S)
+        if done:
+            return await sending
+        if progress.done == seen and progress.size is not None and seen < progress.size:
+            raise TransportError(f"nothing was taken for {_STALLED_S:g} s")
+        seen = progress.done

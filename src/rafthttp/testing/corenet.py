@@ -457,6 +457,10 @@ class CoreNet:
             number, source, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
         ):
             return
+        if not core.on_snapshot_arrived(
+            number, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
+        ):
+            return
         own = member.disk.snapshot
         if own is None or own.last_index < snapshot.last_index:
             member.disk.snapshot = snapshot
@@ -466,10 +470,6 @@ class CoreNet:
             snapshot.last_term,
             snapshot.configuration,
             snapshot.configuration_index,
-        if not core.on_snapshot_arrived(
-            number, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
-        ):
-            return
             self.now_ns,
         ):
             if core.first_index == snapshot.last_index + 1:

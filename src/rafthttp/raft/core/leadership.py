@@ -41,13 +41,13 @@ class Leadership:
         "notify_ns",
         "peers",
         "reads",
+        "restoring",
         "timeout_now_sent",
         "transfer_ns",
         "transfer_target",
     )
 
     def __init__(self, server: Server, epoch: int) -> None:
-        "restoring",
         self._server = server
         self._epoch = epoch
         self.first_index: Index | None = None
@@ -62,6 +62,8 @@ class Leadership:
         self.transfer_target: ServerID | None = None
         self.transfer_ns = 0
         self.timeout_now_sent = False
+        self.restoring = False
+        """Whether a user's snapshot is coming in: no proposal is accepted."""
         self.sync_peers()
 
     def next_epoch(self) -> int:
@@ -71,8 +73,6 @@ class Leadership:
 
     def sync_peers(self) -> None:
         """One `Progress` for each other member of the latest configuration."""
-        self.restoring = False
-        """Whether a user's snapshot is coming in: no proposal is accepted."""
         server = self._server
         members = {s.id for s in server.members.latest if s.id != server.local_id}
         for peer in [p for p in self.peers if p not in members]:

@@ -69,10 +69,10 @@ class InitialState:
     last_index: Index = 0
     term_runs: Sequence[tuple[Index, Term]] = ()
     configurations: Sequence[tuple[Index, Configuration]] = ()
+    log_base: tuple[Index, Term] | None = None
 
 
 class Persist(NamedTuple):
-    log_base: tuple[Index, Term] | None = None
     """One durable write, applied in the order of the fields; writes complete in order of `seq`.
 
     Entries `first..last` are to be taken from the caller's cache when the `Ready` is taken;

@@ -70,11 +70,11 @@ class Server:
         self.sizes = SizeWindow(initial.last_index)
         self.disk = Durability(initial.last_index, self.term)
         self.snapshot_index = initial.snapshot_index
+        self.installing: RpcId | None = None
+        """The InstallSnapshot whose snapshot is being made durable now (`on_snapshot_arrived`)."""
         self.members = Membership(self.local_id, initial.configurations, initial.snapshot_index)
         self.state = State.FOLLOWER
         self.leader: ServerID | None = None
-        self.installing: RpcId | None = None
-        """The InstallSnapshot whose snapshot is being made durable now (`on_snapshot_arrived`)."""
         self.commit_index = initial.snapshot_index
         self.handed_index = initial.snapshot_index
         self.last_contact_ns: int | None = None

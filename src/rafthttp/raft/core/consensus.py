@@ -21,8 +21,9 @@ The caller's duties, beside those in `Ready`:
   and votes may go without an answer.
 - Each inbound RPC gets one reply through `Ready.replies`, save where the input raised
   ProtocolError: then nothing has changed, and its stream is to be closed. After
-  `on_install_snapshot` returned True the reply follows `on_snapshot_installed` or
-  `on_snapshot_failed`.
+  `on_install_snapshot` returned True comes `on_snapshot_arrived`, before the snapshot is made
+  visible, then `on_snapshot_installed`; in place of either, `on_snapshot_failed`. The reply follows
+  the last of them. One snapshot at a time may be between arrived and installed.
 - When `disk_failed`, RPCs are best failed without asking here: a refusal looks like an answer.
 """
 
@@ -31,7 +32,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rafthttp.raft.core import following
-from rafthttp.raft.core.clients import Clients
 from rafthttp.raft.core.election import (
     Phase,
     grants_pre_vote,
@@ -48,10 +48,11 @@ from rafthttp.raft.core.ready import (
     TimeoutNowReply,
     VoteRequest,
 )
+from rafthttp.raft.core.snapshots import Snapshots
 from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
 
 
-class Consensus(Clients):
+class Consensus(Snapshots):
     """One server's consensus (see the module's docstring for the caller's duties)."""
 
     __slots__ = ()
@@ -84,6 +85,10 @@ class Consensus(Clients):
             return None
         following.check_frame(server, term, prev_index, prev_term, terms)
         self._hear_leader(leader, term)
+        if server.installing is not None and (terms or prev_index):
+            # What it acknowledged now, the snapshot about to count might not hold.
+            server.reply_append(rpc, success=False, last_log=last_log, upto=0)
+            return None
         if not following.matches(server, prev_index, prev_term):
             hint = following.conflict_hint(server.log, prev_index, prev_term, server.commit_index)
             server.reply_append(rpc, success=False, last_log=hint, upto=0, no_backoff=True)
@@ -157,68 +162,6 @@ class Consensus(Clients):
         server.out.replies.append(TimeoutNowReply(rpc, 0, accepted))
         if accepted:
             self._campaign_now(Phase.VOTE, transfer=True)
-
-    def on_install_snapshot(
-        self,
-        rpc: RpcId,
-        leader: ServerID,
-        term: Term,
-        last_index: Index,
-        last_term: Term,
-        now_ns: int,
-    ) -> bool:
-        """An InstallSnapshot. True: stream it in; False: the reply is queued, drain it (S42)."""
-        server = self._server
-        server.now_ns = now_ns
-        if server.disk.failed or term < server.term or self._is_rival(term) or last_term > term:
-            server.reply_snapshot(rpc, success=False, upto=0)
-            return False
-        self._hear_leader(leader, term)
-        if last_index <= server.commit_index:
-            # Everything in it is here already; the state machine stays as it is (S39).
-            server.reply_snapshot(rpc, success=True, upto=last_index)
-            return False
-        return True
-
-    def on_snapshot_installed(
-        self,
-        rpc: RpcId,
-        last_index: Index,
-        last_term: Term,
-        configuration: Configuration,
-        configuration_index: Index,
-        now_ns: int,
-    ) -> bool:
-        """The snapshot is durable: take it as the beginning of the log.
-
-        True: the state machine is to be restored from it before anything else is applied. False:
-        entries came meanwhile that cover it, and the state machine is to be left alone.
-        """
-        server = self._server
-        server.now_ns = now_ns
-        inside = server.log.term_at(last_index) == last_term
-        if server.disk.failed or (self._leadership is not None and not inside):
-            # A leader's log holds all that is committed: this snapshot is not of this cluster.
-            server.reply_snapshot(rpc, success=False, upto=0)
-            return False
-        fresh = last_index > server.commit_index
-        if fresh:
-            # The leader was busy sending this, not silent.
-            self._waits_since_ns = now_ns
-            if inside:
-                # What follows it in this log is kept (S40).
-                server.commit(last_index)
-                server.handed_index = server.snapshot_index = last_index
-            else:
-                # The log is short of it, or divergent at its end: it begins anew (S38).
-                server.reset(last_index, last_term, configuration, configuration_index)
-        server.reply_snapshot(rpc, success=True, upto=last_index)
-        return fresh
-
-    def on_snapshot_failed(self, rpc: RpcId, now_ns: int) -> None:
-        """The snapshot did not arrive whole: everything stays as it was (S41)."""
-        self._server.now_ns = now_ns
-        self._server.reply_snapshot(rpc, success=False, upto=0)
 
     # -- answers
 
@@ -320,39 +263,6 @@ class Consensus(Clients):
             # It will not campaign: no reason to refuse proposals any longer.
             leadership.end_transfer()
 
-    def on_snapshot_sent(
-        self,
-        peer: ServerID,
-        epoch: int,
-        last_index: Index,
-        term: Term,
-        success: bool,
-        now_ns: int,
-    ) -> None:
-        """The answer to an InstallSnapshot that ended at `last_index`; a zero `term` is none."""
-        leadership = self._hear_answer(term, self._server.term, now_ns)
-        progress = None if leadership is None else leadership.peers.get(peer)
-        if progress is None or leadership is None:
-            return
-        progress.contact_ns = now_ns
-        if progress.epoch != epoch:
-            return
-        if success:
-            progress.snapshot_sent(last_index, leadership.next_epoch())
-            leadership.commit_due = True
-        else:
-            self.on_snapshot_send_failed(peer, epoch, now_ns)
-
-    def on_snapshot_send_failed(self, peer: ServerID, epoch: int, now_ns: int) -> None:
-        """A snapshot could not be sent whole, or there is none."""
-        self._server.now_ns = now_ns
-        leadership = self._leadership
-        progress = None if leadership is None else leadership.peers.get(peer)
-        if progress is not None and leadership is not None and progress.epoch == epoch:
-            progress.snapshot_failed(
-                self._server.log.last_index + 1, leadership.next_epoch(), now_ns
-            )
-
     # -- disk
 
     def on_persisted(self, seq: Seq, now_ns: int) -> None:
@@ -378,16 +288,6 @@ class Consensus(Clients):
         server.now_ns = now_ns
         server.disk.failed = True
         self._become_follower(server.term, None)
-
-    def on_compacted(self, snapshot_index: Index, snapshot_term: Term, first_index: Index) -> None:
-        """An own snapshot was taken, and the log now begins at `first_index`."""
-        server = self._server
-        assert snapshot_index <= server.commit_index, "only what is committed is in a snapshot"
-        assert first_index <= snapshot_index + 1, "no gap behind the snapshot"
-        assert server.log.term_at(snapshot_index) in (None, snapshot_term), "the log's own term"
-        server.snapshot_index = max(server.snapshot_index, snapshot_index)
-        if first_index - 1 > server.log.base_index:
-            server.log.compact(first_index - 1)
 
     # -- streams and time
 

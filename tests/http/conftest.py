@@ -12,6 +12,7 @@ import uvloop
 from rafthttp.http.uvicorn import RaftH11Protocol
 from rafthttp.http.uvicorn_httptools import RaftHttpToolsProtocol
 from rafthttp.testing.http import ServerKind
+from rafthttp.testing.ports import free_ports
 from rafthttp.testing.web_servers import hypercorn_tracebacks
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -54,10 +55,8 @@ def silent_port() -> Iterator[int]:
 @pytest.fixture
 def free_port() -> int:
     """A port where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    (port,) = free_ports(1)
+    return port
 
 
 @pytest.fixture(scope="session")

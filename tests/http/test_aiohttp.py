@@ -267,7 +267,8 @@ web.run_app(app, host="127.0.0.1", port=port, print=None)
 @pytest.mark.process
 def test_two_nodes_under_run_app_stop_on_sigterm_within_five_seconds() -> None:
     """With streams open both ways, and a handshake that nobody ends."""
-    from rafthttp.testing.processes import eventually, free_ports
+    from rafthttp.testing.ports import free_ports
+    from rafthttp.testing.processes import eventually
 
     ports = free_ports(2)
     urls = [f"http://127.0.0.1:{port}" for port in ports]

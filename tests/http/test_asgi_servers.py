@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rafthttp.testing.ports import free_ports
 from rafthttp.testing.web_servers import COMMANDS, without
 
 APP = "rafthttp.testing.asgi_app:app"
@@ -36,16 +36,9 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @contextmanager
 def served(server: str, name: str, directory: Path, join: str, inside: str) -> Generator[Served]:
-    port = free_port()
+    (port,) = free_ports(1)
     log = directory / f"{name}.log"
     environment = os.environ | {
         "RAFT_ID": name,

@@ -28,7 +28,7 @@ from rafthttp.raft.errors import PeerUnreachableError
 from rafthttp.raft.types import ServerAddress
 from rafthttp.testing.aiohttp import aiohttp_server
 from rafthttp.testing.http import EchoReceiver, RecordingReceiver, uvicorn_server
-from rafthttp.testing.processes import free_ports
+from rafthttp.testing.ports import free_ports
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "servers.md"
 COLUMNS = ["raw, plain", "raw, TLS", "WebSocket, plain", "WebSocket, TLS", "client certificate"]

@@ -23,7 +23,8 @@ from rafthttp.testing.hostile import (
     read_to_end,
     resident_bytes,
 )
-from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually, free_ports, run_cli
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually, run_cli
 
 pytestmark = pytest.mark.process
 

@@ -4,16 +4,16 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from rafthttp.testing.processes import command, eventually, free_ports
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import command, eventually
 
 pytestmark = pytest.mark.process
 
@@ -40,7 +40,7 @@ class Running:
 
 @contextmanager
 def running_cluster(tmp_path: Path, *options: str) -> Generator[Running]:
-    port = _three_ports()
+    port = free_ports(3)[0]
     output = tmp_path / "output"
     with output.open("wb") as sink:
         process = subprocess.Popen(
@@ -61,16 +61,6 @@ def running_cluster(tmp_path: Path, *options: str) -> Generator[Running]:
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _three_ports() -> int:
-    """A port with two free ones behind it."""
-    while True:
-        (port,) = free_ports(1)
-        with suppress(OSError, OverflowError), ExitStack() as stack:
-            for offset in range(3):
-                stack.enter_context(socket.create_server(("127.0.0.1", port + offset)))
-            return port
 
 
 def is_alive(pid: int) -> bool:

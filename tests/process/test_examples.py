@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rafthttp.testing.processes import eventually, free_ports
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import eventually
 
 pytestmark = pytest.mark.process
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rafthttp.testing.processes import ServeCluster, command, eventually, free_ports, run_cli
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import ServeCluster, command, eventually, run_cli
 
 pytestmark = pytest.mark.process
 

@@ -13,7 +13,7 @@ from rafthttp.http.handler import Handler
 from rafthttp.http.layer import Layer
 from rafthttp.raft.types import ServerAddress
 from rafthttp.testing.http import EchoReceiver, RecordingReceiver, uvicorn_server
-from rafthttp.testing.processes import free_ports
+from rafthttp.testing.ports import free_ports
 from rafthttp.testing.proxies import Kind, Proxy, Upstream
 
 pytestmark = pytest.mark.proxy

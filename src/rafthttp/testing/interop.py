@@ -21,7 +21,8 @@ from typing import Any, Final
 import httpx
 
 from rafthttp.testing.interop_member import Language, Member, Option, RefusedError
-from rafthttp.testing.processes import DEADLINE_SECONDS, eventually, free_ports
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import DEADLINE_SECONDS, eventually
 
 LANGUAGES: Final[dict[str, Language]] = {"g": "go", "p": "python"}
 
@@ -108,7 +109,7 @@ class MixedCluster:
     # -- shape
 
     def start_all(self) -> Member:
-        """Begin the cluster with the first member; the others join through it. Returns the leader.
+        """Begin the cluster with the first member; all others join through it. Returns the leader.
 
         A Go member joins with raft-http's own `Layer.Join`, a Python one with `Node(join=…)`.
         """
@@ -117,6 +118,7 @@ class MixedCluster:
         self.wait_leader()
         for member in self.members[1:]:
             member.start(join=first.address)
+        for member in self.members[1:]:
             self.wait_voter(member)
         return self.wait_whole()
 
@@ -165,6 +167,8 @@ class MixedCluster:
             seen: set[str | None] = set()
             for other in self.running:
                 if other is not member:
+                    if other.stats() is None:  # still starting
+                        return False
                     address, found = other.servers().get(member.id, (None, None))
                     seen.add(found if address in {None, member.address} else "elsewhere")
             return seen == {suffrage}

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+
+from rafthttp.testing.ports import free_ports
 
 # On two busy cores an interpreter takes seconds to start; a healthy cluster needs a fraction.
 DEADLINE_SECONDS: Final = 30.0
@@ -39,15 +40,6 @@ def eventually(probe: Callable[[], _T | None], what: str, timeout: float = DEADL
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}")
         time.sleep(_POLL_SECONDS)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on now."""
-    with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def run_cli(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

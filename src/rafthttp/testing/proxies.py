@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from rafthttp.testing.ports import free_ports
 from rafthttp.testing.processes import (
     DEADLINE_SECONDS,
     ServeCluster,
     ServeProcess,
     eventually,
-    free_ports,
 )
 
 Kind = Literal["nginx", "haproxy"]

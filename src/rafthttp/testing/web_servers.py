@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rafthttp.testing.processes import eventually, free_ports
+from rafthttp.testing.ports import free_ports
+from rafthttp.testing.processes import eventually
 
 COMMANDS: Final[Mapping[str, Callable[[int, str], list[str]]]] = {
     "uvicorn": lambda port, app: ["uvicorn", f"--port={port}", "--ws=websockets-sansio", app],

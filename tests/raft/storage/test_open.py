@@ -361,3 +361,21 @@ def test_the_format_is_written_down(made: Path) -> None:
     head = struct.pack("<QQQ", 5, 5, 4)
     sizes, data = b"\x06\0\0\0" * 4, b"record" * 4
     assert found == (5, 5, 4, crc32(head), crc32(head + sizes + data), sizes, data)
+
+
+def test_whoevers_it_is(tmp_path: Path) -> None:
+    """For tools: nothing is created where nothing is."""
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(DataDirectoryError, match=r"has no server's data \(raft.db\)"):
+            SqliteStore.open(path, None)
+    assert not list(tmp_path.iterdir())
+    SqliteStore.open(tmp_path / "data", ServerID("n7")).close()
+    store = SqliteStore.open(tmp_path / "data", None)
+    assert store.node_id == "n7"
+    with pytest.raises(DataDirectoryError, match="in use by process"):
+        SqliteStore.open(tmp_path / "data", None)
+    store.close()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "raft.db").touch()
+    with pytest.raises(DataDirectoryError, match="has no server's data"):
+        SqliteStore.open(tmp_path / "empty", None)

@@ -82,16 +82,20 @@ class SqliteStore:
         self._last_term: Term | None = None  # of the entry at `_last`, where it is known
 
     @classmethod
-    def open(cls, data_dir: Path, node_id: ServerID) -> SqliteStore:
+    def open(cls, data_dir: Path, node_id: ServerID | None) -> SqliteStore:
         """Open the store of `node_id`, or create it. Waits for the disk.
+
+        With None, open the store that is there, whoever's it is (`node_id` tells).
 
         Raises:
             DataDirectoryError: in use by another process, not a directory or not writable, not a
-                store of ours, of a newer format, or of another id.
+                store of ours, of a newer format, or of another id; or with None, none is there.
             CorruptLogError: what can be checked without reading the whole log is damaged, or
                 acknowledged writes are gone.
         """
         path = data_dir / DATABASE_FILE
+        if node_id is None and not path.exists():
+            raise _nobodys(path)  # before anything is created
         with ExitStack() as files:
             files.callback(DirectoryLock.acquire(data_dir).release)
             try:
@@ -109,6 +113,11 @@ class SqliteStore:
                 raise
             store._files = files.pop_all()
         return store
+
+    @property
+    def node_id(self) -> ServerID:
+        """Whose store this is."""
+        return ServerID(self._state[_NODE_ID].decode(errors="replace"))
 
     # -- stable store
 
@@ -345,7 +354,7 @@ class SqliteStore:
             self._put_state(state)
         self._committed(state, first, self._last, self._last_term)
 
-    def _load(self, node_id: ServerID) -> None:
+    def _load(self, node_id: ServerID | None) -> None:
         """Check whose store this is and that it is whole; find the log's ends; flush it."""
         with self._translated("read"):
             fresh = self._check_identity(node_id)
@@ -388,12 +397,14 @@ class SqliteStore:
             f" node from the cluster, delete {self._path.parent} and join anew"
         )
 
-    def _check_identity(self, node_id: ServerID) -> bool:
+    def _check_identity(self, node_id: ServerID | None) -> bool:
         """Load the state row and check whose store this is; True if there is none yet."""
         application_id = self._number("application_id")
         version = self._number("user_version")
         tables = one(self._connection, "SELECT count(*) FROM sqlite_master") or (0,)
         if application_id == 0 and version == 0 and tables[0] == 0:
+            if node_id is None:
+                raise _nobodys(self._path)
             self._state = {
                 _NODE_ID: node_id.encode(),
                 _FIRST_INDEX: _pack_number(1),
@@ -411,10 +422,9 @@ class SqliteStore:
                 f" this version of rafthttp knows formats up to {FORMAT}"
             )
         self._load_state()
-        owner = self._state[_NODE_ID].decode(errors="replace")
-        if owner != node_id:
+        if node_id is not None and self.node_id != node_id:
             raise DataDirectoryError(
-                f"data directory {directory} belongs to id {owner!r}, not {node_id!r}"
+                f"data directory {directory} belongs to id {self.node_id!r}, not {node_id!r}"
             )
         return False
 
@@ -434,6 +444,10 @@ def _changed(
         else:
             changed[_STABLE + key] = value
     return changed
+
+
+def _nobodys(path: Path) -> DataDirectoryError:
+    return DataDirectoryError(f"data directory {path.parent} has no server's data ({path.name})")
 
 
 def _pack_number(number: int) -> bytes:

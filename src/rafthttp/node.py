@@ -43,11 +43,14 @@ from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     ConfigError,
+    DataDirectoryError,
     ShutdownError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
 from rafthttp.raft.raft import Raft
-from rafthttp.raft.storage.memory import MemoryStore
+from rafthttp.raft.storage.memory import MemorySnapshotStore, MemoryStore
+from rafthttp.raft.storage.protocols import SnapshotStore
+from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.transport.network import NetworkTransport
 from rafthttp.raft.types import (
@@ -64,6 +67,9 @@ _log = logging.getLogger("rafthttp.node")
 HAND_OVER_SECONDS: Final = 1.0
 """How long a stop may wait for another leader: the default election timeout. It takes milliseconds
 where the others are well."""
+
+SNAPSHOTS: Final = "snapshots"
+"""Directory of the snapshots, in the data directory."""
 
 # The membership task ends with the server; this bound only keeps a defect from hanging `stop`.
 _FINISH_WAIT: Final = 5.0
@@ -314,7 +320,8 @@ class Node(Commands):
         store = await self._open_store()
         async with AsyncExitStack() as until_owned:  # from `Raft.start` on, the server closes it
             until_owned.callback(store.close)
-            if self._bootstrap and not has_existing_state(store, store, None):
+            snapshots = await self._open_snapshots()
+            if self._bootstrap and not has_existing_state(store, store, snapshots):
                 store.set({CLUSTER_ID: uuid.uuid4().hex.encode()})
                 alone = Configuration((Server(self.id, self.address),))
                 await bootstrap_cluster(self.config, store, store, None, alone)
@@ -340,14 +347,17 @@ class Node(Commands):
             self._membership = membership = Membership(self.id, store, self._join)
             # Without state it may be a voter that lost its disk; it takes no part until the
             # cluster does not count on it.
-            is_new = bool(membership.targets) and not has_existing_state(store, store, None)
+            is_new = not has_existing_state(store, store, None)
+            if is_new and not membership.targets:
+                is_new = False
+                self._refuse_forgotten(snapshots)
             until_owned.push_async_callback(transport.close)
             raft = await Raft.start(
                 self.config,
                 self._fsm if isinstance(self._fsm, SessionFSM) else SessionFSM(self._fsm),
                 store,
                 store,
-                None,
+                snapshots,
                 transport,
                 forward_read=leaderward.read_index,
                 takes_part=not is_new,
@@ -374,6 +384,20 @@ class Node(Commands):
             _log.warning(
                 "%s left its cluster, or was removed: only joining brings it back", self.id
             )
+
+    def _refuse_forgotten(self, snapshots: SnapshotStore) -> None:
+        """Without its log it would vote twice in a term, and lose what it acknowledged (S62)."""
+        if snapshots.list():
+            raise DataDirectoryError(
+                f"data directory {self._data_dir} holds snapshots, and no log any more: this node"
+                " has forgotten its votes. Restore raft.db, or let it join anew"
+            )
+
+    async def _open_snapshots(self) -> MemorySnapshotStore | FileSnapshotStore:
+        """Behind the lock of the store."""
+        if self._data_dir is None:
+            return MemorySnapshotStore()
+        return await asyncio.to_thread(FileSnapshotStore, self._data_dir / SNAPSHOTS)
 
     async def _open_store(self) -> MemoryStore | SqliteStore:
         if self._data_dir is None:

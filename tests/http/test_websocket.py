@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rafthttp.http.handshake import ClientHandshake
@@ -189,6 +189,7 @@ def test_bytes_go_through(is_client: bool, cut: Cut) -> None:
     assert not there.ended
 
 
+@settings(deadline=None)  # others may have the processor
 @given(
     # None stands for a write of 70,000 bytes, which a report could not show.
     chosen=st.lists(st.binary(max_size=300) | st.none(), max_size=8),

@@ -231,7 +231,8 @@ def test_a_gigabyte_of_garbage(cluster: ServeCluster) -> None:
             for _ in range(1024):
                 stream.sendall(noise)
         assert read_to_end(stream) == b""
-    eventually(lambda: resident_bytes(pid_of(victim)) < memory + 40 * MIB, "memory does not grow")
+    # Measured: 5 MiB, of which the last head leaves most as pieces in the allocator.
+    eventually(lambda: resident_bytes(pid_of(victim)) < memory + 10 * MIB, "memory does not grow")
     assert term_of(cluster, leader) == term
     assert cluster.leader() is leader
     assert put(cluster, victim, "after") == 204

@@ -44,6 +44,8 @@ class Config:
         leader_lease_timeout: how long a leader goes on without hearing from a quorum.
         pre_vote: ask before disturbing (Raft thesis §9.6). Off for peers older than Go's 1.7.
         early_campaign: a closed stream of the leader is a signal to campaign (decision 7).
+        lease_reads: the leader serves linearizable reads without a round trip while a quorum's
+            promise holds. Needs itself on, and `early_campaign` off, on every voter.
         snapshot_interval: how often to check whether a snapshot is due.
         snapshot_threshold: entries since the last snapshot that make one due.
         trailing_logs: entries kept behind a snapshot for followers that lag.
@@ -67,6 +69,7 @@ class Config:
     leader_lease_timeout: float = 0.5
     pre_vote: bool = True
     early_campaign: bool = True
+    lease_reads: bool = False
     snapshot_interval: float = 120.0
     snapshot_threshold: int = 8192
     trailing_logs: int = 10240
@@ -103,4 +106,9 @@ class Config:
             raise ConfigError(
                 f"leader_lease_timeout is {self.leader_lease_timeout}; it must be at most"
                 f" heartbeat_timeout ({self.heartbeat_timeout})"
+            )
+        if self.lease_reads and self.early_campaign:
+            raise ConfigError(
+                "lease_reads and early_campaign are both on; one must be off: a follower that"
+                " campaigns early breaks the promise that a lease rests on"
             )

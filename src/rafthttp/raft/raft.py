@@ -8,11 +8,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
-    ConfigError,
     ConfigurationChangeError,
     LeadershipTransferError,
     Outcome,
@@ -22,11 +21,11 @@ from rafthttp.raft.errors import (
     TransportError,
 )
 from rafthttp.raft.fsm import FSM, check_fsm
+from rafthttp.raft.reading import RaftReads
 from rafthttp.raft.runtime import changes
 from rafthttp.raft.runtime.beginning import begin
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.reads import FollowerReads
-from rafthttp.raft.status import RaftStatus
 from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
@@ -40,8 +39,6 @@ from rafthttp.raft.types import (
 
 _log = logging.getLogger("rafthttp.raft")
 
-_T = TypeVar("_T")
-
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -51,15 +48,11 @@ class Applied:
     response: Any
 
 
-class Raft(RaftStatus):
+class Raft(RaftReads):
     """A Raft server (hashicorp/raft's `Raft`). Create it with `start`, end it with `shutdown`.
 
     Every method that waits takes a `timeout` in seconds; None waits until the server can tell.
     """
-
-    def __init__(self, config: Config, transport: Transport) -> None:
-        super().__init__(config, transport)
-        self._forwarded: FollowerReads | None = None
 
     @classmethod
     async def start(
@@ -156,48 +149,6 @@ class Raft(RaftStatus):
         """Wait until everything before this call is applied here (leader only). As `apply`."""
         future = self._driver.propose(LogType.BARRIER, b"", b"")
         return (await self._within(future, timeout))[0]
-
-    async def verify_leader(self, *, timeout: float | None = None) -> None:
-        """Check with a quorum that this server leads (S71).
-
-        Raises:
-            NotLeaderError: it does not, or leadership was lost before a quorum answered.
-        """
-        await self.confirm_read_index(timeout=timeout)
-
-    async def read_index(self, *, timeout: float | None = None) -> Index:
-        """Wait until a local read is linearizable (Raft thesis §6.4); returns its index.
-
-        A quorum round on the leader, shared by all readers of a turn; on a follower one forward for
-        the index, then the wait until it is applied here.
-
-        Raises:
-            NotLeaderError: definite; no leader, or no way to ask it.
-        """
-        deadline = self._deadline(timeout)
-        if self.state is State.LEADER or self._forwarded is None:
-            index = await self.confirm_read_index(timeout=timeout)
-        else:
-            waiting = self._forwarded.get(self._other_leader, self._config.election_timeout)
-            index = await self._before(waiting, deadline, "no read index from the leader in time")
-        if self.applied_index < index:
-            wait = self._driver.applier.wait(index)
-            await self._before(wait, deadline, f"index {index} was not applied here in time")
-        return index
-
-    async def confirm_read_index(self, *, timeout: float | None = None) -> Index:
-        """A quorum-confirmed index, not waited for: the leader's half of a follower's `read_index`.
-
-        Raises:
-            NotLeaderError: definite.
-        """
-        deadline = self._deadline(timeout)
-        future = self._driver.confirm_read()
-        return await self._before(future, deadline, "no quorum answered in time")
-
-    def flush_commit(self) -> None:
-        """Tell idle followers the commit index now; a reader over there is waiting for it."""
-        self._driver.flush_commit()
 
     # -- membership
 
@@ -448,34 +399,6 @@ class Raft(RaftStatus):
 
         future = self._driver.propose_configuration(changes.checked(change))
         return (await self._within(future, None if deadline is None else deadline - self._now()))[0]
-
-    def _other_leader(self) -> Leader:
-        if self._stop is not None:
-            raise ShutdownError("raft is shut down")
-        leader = self._driver.leader
-        if leader is None or leader.id == self.id:
-            raise self._driver.not_leader()
-        return leader
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        if timeout is None:
-            return None
-        if timeout <= 0:
-            raise ConfigError(f"timeout is {timeout}; it must be above 0")
-        return self._now() + timeout
-
-    async def _before(self, waiting: Awaitable[_T], deadline: float | None, text: str) -> _T:
-        """Wait for what changes nothing; a timeout is definite."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await waiting
-        except TimeoutError:
-            raise TimedOutError(
-                text, outcome=Outcome.DEFINITE, leader=self.leader_with_id()
-            ) from None
 
     async def _within(
         self, future: asyncio.Future[tuple[Index, Any]], timeout: float | None

@@ -16,7 +16,7 @@ from rafthttp.raft.core.ready import (
     VoteReply,
     VoteRequest,
 )
-from rafthttp.raft.types import Index, Term
+from rafthttp.raft.types import Index, ServerID, Term
 from rafthttp.testing.coremember import (
     Answer,
     Frame,
@@ -55,6 +55,14 @@ def answer_as_go(go: GoFollower, message: Message, body: Request) -> Reply | Non
         case Probe():
             pass
     return reply
+
+
+def is_of_transfer(message: Message, leader: ServerID) -> bool:
+    """Whether it is a TimeoutNow of this leader, or the answer to one."""
+    body = message.body
+    if isinstance(body, Answer):
+        return isinstance(body.request, TimeoutNow) and message.target == leader
+    return isinstance(body, TimeoutNow) and message.source == leader
 
 
 def hand_over_answer(core: Consensus, message: Message, answer: Answer, now: int) -> None:

@@ -22,7 +22,7 @@ from rafthttp.raft.core.ready import (
 )
 from rafthttp.raft.errors import ProtocolError
 from rafthttp.raft.types import Configuration, Index, ServerID, State
-from rafthttp.testing.coreanswers import answer_as_go, hand_over_answer
+from rafthttp.testing.coreanswers import answer_as_go, hand_over_answer, is_of_transfer
 from rafthttp.testing.coreinvariants import Invariants
 from rafthttp.testing.coremember import (
     ENTRY_BYTES,
@@ -59,6 +59,7 @@ class CoreNet:
         self.on_refused: Callable[[Member, ProtocolError], None] | None = None
         self.on_link_cut: Callable[[Link], None] | None = None
         self.checks = Invariants()
+        self.lease_reads = 0
         self._numbers = 0
 
     # -- servers
@@ -74,8 +75,11 @@ class CoreNet:
         initial = member.disk.initial_state()
         disk = member.disk
         snapshot = disk.snapshot
-        member.base = initial.snapshot_index
-        # Entries the snapshot covers are gone after a restart; the core sees the log behind it.
+        assert initial.log_base is not None
+        # The entry the core's log begins behind is still held, unless the snapshot stands for it.
+        kept = initial.log_base[0] < initial.snapshot_index or disk.get(initial.snapshot_index)
+        kept = kept and initial.log_base[0] > disk.base and initial.log_base[0] <= initial.last_index
+        member.base = initial.log_base[0] - (1 if kept else 0)
         disk.entries = disk.entries[max(member.base - disk.base, 0) :]
         disk.entries = disk.entries[: initial.last_index - member.base]
         disk.base = member.base
@@ -99,6 +103,8 @@ class CoreNet:
             member.disk.complete()
         member.disk.waiting.clear()
         member.core = None
+        # A TimeoutNow that outlives its sender's next election is not modelled (see `lease`).
+        self.messages = [m for m in self.messages if not is_of_transfer(m, member_id)]
         lost = [m.body for m in member.rpcs.values() if isinstance(m.body, SnapshotFrame)]
         leaders = [m.source for m in member.rpcs.values() if isinstance(m.body, SnapshotFrame)]
         member.rpcs.clear()
@@ -219,9 +225,15 @@ class CoreNet:
             self.settle(member)
 
     def read(self, member_id: ServerID, read: int) -> None:
-        """Ask for a linearizable read."""
+        """Ask for a linearizable read; by lease it is answered at once."""
         self.checks.on_read_asked(read)
-        self.members[member_id].live.on_read(read, self.now_ns)
+        core = self.members[member_id].live
+        index = core.lease_read_index(self.now_ns)
+        if index is None:
+            core.on_read(read, self.now_ns)
+        else:
+            self.lease_reads += 1
+            self.checks.on_read_confirmed(member_id, read, index)
 
     def compact(self, member_id: ServerID, index: Index, trailing: int) -> None:
         """Take a snapshot of what is applied up to `index`, and drop the log but `trailing`.
@@ -360,7 +372,7 @@ class CoreNet:
                 m for m in self.messages if m.link is message.link and m.target == message.target
             )
         self.messages.remove(message)
-        if keep and not isinstance(message.body, Answer | SnapshotFrame):
+        if keep and not isinstance(message.body, Answer | SnapshotFrame | TimeoutNow):
             self.post(message.source, message.target, message.body)
         target = self.members[message.target]
         if isinstance(message.body, Answer):

@@ -4,7 +4,8 @@ A dialogue is a file of blocks: commands, a line `----`, then what was printed, 
 A block without the line is run and not printed. `#` begins a comment. Every step is checked by
 `Invariants` too. The commands:
 
-    cluster a b c d:nonvoter g:go [pre_vote=off] [early=off] [bytes=N] [inflight=N] [entries=N]
+    cluster a b c d:nonvoter g:go [pre_vote=off] [early=off] [lease=on] [bytes=N]
+            [inflight=N] [entries=N]
     log a 1 1 2 [term=3] [vote=b] [config=3:a,b]   terms on disk; entry 1 is the configuration
     start [a ...]                                  all without names
     sleep 50ms [a ...]                             let time pass; tick those for whom it is due
@@ -113,6 +114,7 @@ class Dialogue:
                 local_id=i,
                 pre_vote=options.get("pre_vote") != "off",
                 early_campaign=options.get("early") != "off",
+                lease_reads=options.get("lease") == "on",
                 append_size_bytes_max=int(options.get("bytes", "1000000")),
                 inflight_appends_max=int(options.get("inflight", "64")),
                 append_entries_max=int(options.get("entries", "8192")),
@@ -259,7 +261,11 @@ class Dialogue:
         self.net.settle(member)
 
     def _do_read(self, args: list[str], _: dict[str, str]) -> None:
+        before = self.net.lease_reads
         self.net.read(ServerID(args[0]), int(args[1]))
+        if self.net.lease_reads > before:
+            commit_index = self._member(args[0]).live.commit_index
+            self.say(f"{args[0]}  read {args[1]} at {commit_index} by lease")
         self.net.settle(self._member(args[0]))
 
     def _do_notify(self, args: list[str], _: dict[str, str]) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from rafthttp.raft.core.ready import CoreConfig, HardState
 from rafthttp.raft.errors import ConfigurationChangeError, LeadershipTransferError
 from rafthttp.raft.types import Configuration, Server, ServerAddress, ServerID, State, Suffrage
-from rafthttp.testing.coremember import Entry, Member
+from rafthttp.testing.coremember import Entry, Member, TimeoutNow
 from rafthttp.testing.corenet import CoreNet
 
 MS = 1_000_000
@@ -24,6 +25,8 @@ STEPS = 1500
 
 class History:
     """One seed."""
+
+    leases = False
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -42,11 +45,13 @@ class History:
                     heartbeat_timeout_ns=100 * MS,
                     election_timeout_ns=100 * MS,
                     commit_timeout_ns=5 * MS,
-                    leader_lease_timeout_ns=60 * MS,
+                    leader_lease_timeout_ns=100 * MS if self.leases else 60 * MS,
                     disk_timeout_ns=150 * MS,
                     append_size_bytes_max=450,
                     inflight_appends_max=4,
                     unsized_entries_max=3,
+                    lease_reads=self.leases,
+                    early_campaign=not self.leases,
                 ),
             )
             if i in voters:
@@ -206,6 +211,87 @@ class History:
         raise AssertionError("the servers do not agree again")
 
 
+class LeaseHistory(History):
+    """Reads by lease, and what could make one stale.
+
+    Leaders that are cut off, or stopped in their tracks, while they hand over or before: others
+    must not be able to lead and commit while a lease holds. Voters that restart, and forget whom
+    they follow.
+    """
+
+    leases = True
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.cut_off_steps = 0
+        self.paused: ServerID | None = None
+
+    def pass_time(self, ns: int) -> None:
+        """As for all; but who is paused notices it only when it is asked to read."""
+        self.net.now_ns += ns
+        for member in self.net.members.values():
+            core = member.core
+            due = core is not None and core.deadline_ns <= self.net.now_ns
+            if due and member.id != self.paused:
+                self.net.tick(member.id)
+
+    def step(self) -> None:
+        rng, leaders = self.rng, self.leaders()
+        roll = rng.random()
+        if leaders and roll < 0.15:
+            self.names += 1
+            self.net.read(rng.choice(leaders).id, self.names)
+            self.net.settle(self.net.members[rng.choice(leaders).id])
+        elif leaders and roll < 0.16 and not self.cut_off_steps:
+            self.cut_off(rng.choice(leaders))
+        elif roll < 0.165:
+            self.restart()
+        elif roll < 0.25:
+            self.pass_time(rng.randrange(15 * MS))
+        elif self.cut_off_steps:
+            self.cut_off_steps -= 1
+            blocked = self.blocked
+            super().step()
+            self.blocked = blocked if self.cut_off_steps else set()
+            self.paused = self.paused if self.cut_off_steps else None
+        else:
+            super().step()
+
+    def cut_off(self, leader: Member) -> None:
+        """From now on nothing reaches the leader, perhaps just as it has told another to lead."""
+        voters = [i for i in self.ids if i != leader.id]
+        if self.rng.random() < 0.5 and leader.live.accepts_proposals:
+            target = self.rng.choice(voters)
+            with suppress(LeadershipTransferError):
+                leader.live.transfer_leadership(target, self.net.now_ns)
+                self.net.settle(leader)
+                for message in list(self.net.messages):
+                    if message.source == leader.id and isinstance(message.body, TimeoutNow):
+                        self.net.deliver(message)
+        self.blocked = {(i, leader.id) for i in voters}
+        if self.rng.random() < 0.5:
+            self.blocked |= {(leader.id, self.rng.choice(voters))}
+        if self.rng.random() < 0.5:
+            self.paused = leader.id
+        self.cut_off_steps = self.rng.randrange(400)
+
+    def restart(self) -> None:
+        """A voter that is back at once."""
+        member = self.net.members[self.rng.choice(self.ids)]
+        if member.core is not None:
+            self.net.crash(member.id, self.rng.randrange(4))
+            self.net.start(member.id)
+
+
+def run_with_leases(seed: int) -> History:
+    history = LeaseHistory(seed)
+    for _ in range(2 * STEPS):
+        history.step()
+    history.cut_off_steps, history.paused = 0, None
+    history.calm()
+    return history
+
+
 def run(seed: int) -> History:
     history = History(seed)
     for _ in range(STEPS):
@@ -218,6 +304,12 @@ def run(seed: int) -> History:
 def history() -> Callable[[int], History]:
     """Runs one seed."""
     return run
+
+
+@pytest.fixture
+def lease_history() -> Callable[[int], History]:
+    """Runs one seed with lease reads."""
+    return run_with_leases
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,18 +5,19 @@ A checker that lets its mutant live proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from rafthttp.raft.core import following, leadership
+from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.durability import Durability
 from rafthttp.raft.core.election import Campaign
 from rafthttp.raft.core.leadership import Leadership
-from rafthttp.raft.core.lease import ReadRounds
+from rafthttp.raft.core.lease import ReadLease, ReadRounds
 from rafthttp.raft.core.membership import Membership
-from rafthttp.raft.core.ready import Seq
+from rafthttp.raft.core.ready import Heartbeat, Seq
 from rafthttp.raft.core.server import Server
 from rafthttp.raft.types import Index, ServerID, Term
 from rafthttp.testing.dialogue import run_dialogue
@@ -153,6 +154,46 @@ def short_logs_win(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Server, "is_up_to_date", is_up_to_date)
 
 
+def lease_through_transfer(patch: pytest.MonkeyPatch) -> None:
+    """Decision 7: the lease is not dropped before TimeoutNow leaves."""
+
+    def tell_to_campaign(self: Server, target: ServerID) -> None:
+        self.out.timeout_now = target
+
+    patch.setattr(Server, "tell_to_campaign", tell_to_campaign)
+
+
+def forgotten_promise(patch: pytest.MonkeyPatch) -> None:
+    """A voter that knows of no leader votes, whatever a lease rests on."""
+
+    def is_promised_to_another(_self: Server, _candidate: ServerID) -> bool:
+        return False
+
+    patch.setattr(Server, "is_promised_to_another", is_promised_to_another)
+
+
+def lease_from_reception(patch: pytest.MonkeyPatch) -> None:
+    """S70: a lease counts from when an answer came, not from when the heartbeat was sent."""
+    original = Consensus.on_heartbeat_response
+
+    def on_heartbeat_response(
+        self: Consensus, heartbeat: Heartbeat, term: Term, success: bool, now_ns: int
+    ) -> None:
+        original(self, heartbeat._replace(at_ns=now_ns), term, success, now_ns)
+
+    patch.setattr(Consensus, "on_heartbeat_response", on_heartbeat_response)
+
+
+def endless_lease(patch: pytest.MonkeyPatch) -> None:
+    """S73: a lease once taken does not end."""
+
+    def holds(self: ReadLease, _now_ns: int, others: Sequence[ServerID], needed: int) -> bool:
+        return original(self, 0, others, needed)
+
+    original = ReadLease.holds
+    patch.setattr(ReadLease, "holds", holds)
+
+
 @pytest.mark.parametrize(
     ("mutation", "dialogue"),
     [
@@ -165,6 +206,11 @@ def short_logs_win(patch: pytest.MonkeyPatch) -> None:
         (early_configuration, "concurrent_removals"),
         (no_rollback, "truncated_configuration"),
         (stale_rounds, "reads"),
+        (lease_through_transfer, "lease_transfer"),
+        (forgotten_promise, "lease_promise"),
+        (forgotten_promise, "lease_glimpse"),
+        (lease_from_reception, "leases"),
+        (endless_lease, "leases"),
     ],
 )
 def test_dialogues_catch(
@@ -203,5 +249,18 @@ def test_histories_catch(
         try:
             history(seed)
         except (AssertionError, IndexError):
+            return
+    raise AssertionError("300 histories did not notice")
+
+
+def test_lease_histories_catch(
+    monkeypatch: pytest.MonkeyPatch, lease_history: Callable[[int], object]
+) -> None:
+    """A lease that goes on for ever; the finer bugs need a script (`testdata/lease*.txt`)."""
+    endless_lease(monkeypatch)
+    for seed in range(300):
+        try:
+            lease_history(seed)
+        except AssertionError:
             return
     raise AssertionError("300 histories did not notice")

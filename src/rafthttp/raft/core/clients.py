@@ -60,6 +60,16 @@ class Clients(Status):
         else:
             self._leadership.reads.waiting.append(read)
 
+    def lease_read_index(self, now_ns: int) -> Index | None:
+        """The index of a read that needs no round now; None where it needs one (`on_read`).
+
+        `now_ns` is read for this call, not before: the process may have been paused since (S70).
+        """
+        leadership = self._leadership
+        if leadership is None or not leadership.holds_lease(now_ns):
+            return None
+        return self._server.commit_index
+
     def notify_commit(self, now_ns: int) -> None:
         """Show the commit index to idle followers now, not within the commit timeout."""
         self._server.now_ns = now_ns

@@ -225,6 +225,7 @@ class Consensus(Snapshots):
             progress.retry_ns = now_ns
         if success:
             leadership.reads.answered(heartbeat.peer, heartbeat.round)
+            leadership.read_lease.answered(heartbeat.peer, heartbeat.at_ns)
 
     def on_vote_response(
         self, request: VoteRequest, term: Term, granted: bool, now_ns: int
@@ -257,9 +258,14 @@ class Consensus(Snapshots):
 
         Not called where it is unknown: it may yet arrive.
         """
-        self._server.now_ns = now_ns
-        leadership = self._leadership
-        if leadership is not None and leadership.transfer_target == peer and not accepted:
+        server, leadership = self._server, self._leadership
+        server.now_ns = now_ns
+        server.unanswered_timeout_nows = max(server.unanswered_timeout_nows - 1, 0)
+        if leadership is None:
+            return
+        if accepted:
+            leadership.read_lease.dropped = True
+        elif leadership.transfer_target == peer:
             # It will not campaign: no reason to refuse proposals any longer.
             leadership.end_transfer()
 

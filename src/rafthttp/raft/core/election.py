@@ -156,8 +156,13 @@ def is_outsider(server: Server, candidate: ServerID, last_index: Index, last_ter
 
 
 def sticks_to_leader(server: Server, candidate: ServerID) -> bool:
-    """Whether a live leader is known, other than the candidate (Raft thesis §4.2.3; S20)."""
-    return server.leader is not None and server.leader != candidate
+    """Whether a live leader is known, other than the candidate (Raft thesis §4.2.3; S20).
+
+    Where leases rest on it, also while one may live that is known no more: after a restart, or a
+    glimpse of a higher term.
+    """
+    known = server.leader is not None and server.leader != candidate
+    return known or server.is_promised_to_another(candidate)
 
 
 def grants_pre_vote(

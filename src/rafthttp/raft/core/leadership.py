@@ -6,7 +6,12 @@ One `Leadership` is one term of one leader; it is dropped when leadership ends.
 from __future__ import annotations
 
 from rafthttp.raft.core.commitment import leader_commit, quorum_index, shown_commit
-from rafthttp.raft.core.lease import ReadRounds, quorum_contact_ns
+from rafthttp.raft.core.lease import (
+    ReadLease,
+    ReadRounds,
+    lease_length_ns,
+    quorum_contact_ns,
+)
 from rafthttp.raft.core.ready import (
     Heartbeat,
     ProgressState,
@@ -40,6 +45,7 @@ class Leadership:
         "notify_due",
         "notify_ns",
         "peers",
+        "read_lease",
         "reads",
         "restoring",
         "timeout_now_sent",
@@ -53,6 +59,9 @@ class Leadership:
         self.first_index: Index | None = None
         self.peers: dict[ServerID, Progress] = {}
         self.reads = ReadRounds()
+        self.read_lease = ReadLease(
+            lease_length_ns(server.config.heartbeat_timeout_ns, server.config.election_timeout_ns)
+        )
         self.beat_ns = server.now_ns
         self.beat_due = True
         self.lease_ns: int | None = None
@@ -128,7 +137,7 @@ class Leadership:
                     out.snapshots.append(SendSnapshot(progress.peer, progress.epoch, server.term))
         self.notify_due = False
         if self.transfer_target is not None:
-            self._hand_over(out, self.transfer_target)
+            self._hand_over(self.transfer_target)
         if self.reads.confirming:
             self._confirm(out)
         if self.beat_due or (self.reads.wants_round() and self.has_committed):
@@ -208,7 +217,22 @@ class Leadership:
         reads.number += 1
         if reads.wants_round() and self.has_committed:
             reads.begin(server.commit_index)
-        out.heartbeats.extend(Heartbeat(peer, server.term, reads.number) for peer in self.peers)
+        out.heartbeats.extend(
+            Heartbeat(peer, server.term, reads.number, server.now_ns) for peer in self.peers
+        )
+
+    def holds_lease(self, now_ns: int) -> bool:
+        """Whether a read needs no round (see `lease`); never before a commit of the own term."""
+        server = self._server
+        if (
+            not server.config.lease_reads
+            or server.unanswered_timeout_nows
+            or not self.has_committed
+        ):
+            return False
+        members = server.members
+        others = [v for v in members.voters if v != server.local_id]
+        return self.read_lease.holds(now_ns, others, members.quorum - members.is_voter)
 
     # -- check-quorum
 
@@ -271,14 +295,14 @@ class Leadership:
         self.transfer_target = None
         self._server.out.transfer_ended = False
 
-    def _hand_over(self, out: Ready, target: ServerID) -> None:
+    def _hand_over(self, target: ServerID) -> None:
         """Tell the target to campaign once it has everything (S65)."""
         progress = self.peers.get(target)
         if progress is None or self.timeout_now_sent:
             return
         if progress.match == self._server.log.last_index:
             self.timeout_now_sent = True
-            out.timeout_now = target
+            self._server.tell_to_campaign(target)
 
     # -- time
 

@@ -1,13 +1,26 @@
-"""Whether a leader still leads: heartbeat rounds, the reads they confirm, and check-quorum.
+"""Whether a leader still leads: heartbeat rounds, the reads they confirm, leases, check-quorum.
 
 A read is confirmed by a round of heartbeats that *started* after it was asked (Raft thesis §6.4):
 what counts is the time of sending, so an answer to an older round proves nothing (S70). Giving up
 leadership goes by the time of reception, as hashicorp/raft's LeaderLeaseTimeout does.
+
+A lease (Raft thesis §6.4.1) spares a read its round. It rests on a promise of each voter: having
+heard a leader, it votes for nobody else for a heartbeat timeout (`Server.promised_until_ns`). So
+from the time at which heartbeats were *sent* that a quorum has answered since, no other can be
+elected for that long, but for a transfer, and that the leader begins itself:
+
+1. a sends TimeoutNow to b. From this moment b may campaign with the flag that voters grant a vote
+   for although they hear a; b leads and commits at any time after.
+2. So a's lease ends before TimeoutNow leaves, and does not come back in that leadership: it may
+   arrive late, and so may b's requests for votes. It does where b refused, or nothing was sent.
+3. a may lead again in a later term while its TimeoutNow is still on the way to b, which follows a
+   then and obeys. So there is no lease in later leaderships either until the answer is there. (A
+   TimeoutNow that outlives its sender's process and next election is beyond this: it has no term.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from rafthttp.raft.core.ready import ReadConfirmed, ReadId
 from rafthttp.raft.types import Index, ServerID
@@ -70,3 +83,43 @@ class ReadRounds:
 def quorum_contact_ns(contacts_ns: Iterable[int], quorum: int) -> int:
     """Since when a quorum has been heard: the latest time at which `quorum` voters were."""
     return sorted(contacts_ns, reverse=True)[quorum - 1]
+
+
+def lease_length_ns(heartbeat_timeout_ns: int, election_timeout_ns: int) -> int:
+    """How long a quorum's answers hold: a promise, less what clocks may differ by.
+
+    A tenth. Oscillators are off by some 100 ppm and NTP slews by 500; the rest is for clocks of
+    virtual machines that catch up.
+    """
+    return min(heartbeat_timeout_ns, election_timeout_ns) // 10 * 9
+
+
+class ReadLease:
+    """Up to when one leadership needs no round trip for a read.
+
+    Invariant: `_sent_ns[peer]` is when the latest heartbeat was sent that the peer has answered.
+    """
+
+    __slots__ = ("_length_ns", "_sent_ns", "dropped")
+
+    def __init__(self, length_ns: int) -> None:
+        self._length_ns = length_ns
+        self._sent_ns: dict[ServerID, int] = {}
+        self.dropped = False
+        """Whether somebody campaigns by order; for the rest of this leadership."""
+
+    def answered(self, peer: ServerID, sent_ns: int) -> None:
+        """The peer acknowledged the leader in a heartbeat that was sent then."""
+        if sent_ns > self._sent_ns.get(peer, -1):
+            self._sent_ns[peer] = sent_ns
+
+    def holds(self, now_ns: int, others: Sequence[ServerID], needed: int) -> bool:
+        """Whether `needed` of the other voters promised to elect nobody else by `now_ns`."""
+        if self.dropped:
+            return False
+        if needed <= 0:
+            return True
+        sent = [self._sent_ns[peer] for peer in others if peer in self._sent_ns]
+        if len(sent) < needed:
+            return False
+        return now_ns < quorum_contact_ns(sent, needed) + self._length_ns

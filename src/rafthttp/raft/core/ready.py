@@ -28,6 +28,8 @@ class CoreConfig:
 
     `unsized_entries_max`: entries older than the sizes the core still remembers are clipped by
     count instead of bytes (Go's MaxAppendEntries).
+    `lease_reads`: this server keeps the promise that leases rest on, and takes leases; next to
+    `early_campaign` on any voter they are not safe, and nothing here says so.
     `disk_timeout_ns`: a leader whose oldest write is pending longer than this steps down (S74).
     """
 
@@ -39,6 +41,7 @@ class CoreConfig:
     disk_timeout_ns: int = 1_000_000_000
     pre_vote: bool = True
     early_campaign: bool = True
+    lease_reads: bool = False
     append_size_bytes_max: int = 1 << 20
     append_entries_max: int = 8192
     unsized_entries_max: int = 64
@@ -106,11 +109,15 @@ class Send(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """An AppendEntries with nothing in it, on the peer's heartbeat stream."""
+    """An AppendEntries with nothing in it, on the peer's heartbeat stream.
+
+    `at_ns` is when it was due to be sent, or before.
+    """
 
     peer: ServerID
     term: Term
     round: int
+    at_ns: int = 0
 
 
 class VoteRequest(NamedTuple):

@@ -98,17 +98,20 @@ class Roles:
             leadership.advance_commit()
             members = server.members
             if not members.is_voter and members.latest_index <= server.commit_index:
-                self._leave(leadership, out)
+                self._leave(leadership)
                 return
         leadership.fill(out)
 
-    def _leave(self, leadership: Leadership, out: Ready) -> None:
+    def _leave(self, leadership: Leadership) -> None:
         """The configuration without this leader is committed: its work is done (Raft §6).
 
         The voter that has most is told to campaign, for no other would for a whole timeout.
         """
-        out.timeout_now = leadership.best_voter()
-        self._become_follower(self._server.term, None)
+        server = self._server
+        successor = leadership.best_voter()
+        if successor is not None:
+            server.tell_to_campaign(successor)
+        self._become_follower(server.term, None)
 
     def _become_follower(self, term: Term, leader: ServerID | None) -> None:
         """Step down, or stay down, in `term`; a fresh timeout begins."""
@@ -149,6 +152,7 @@ class Roles:
         self._early.cancel()
         self._early.retries = 0
         self._waits_since_ns = server.last_contact_ns = server.now_ns
+        server.promise(leader)
 
     def _hear_answer(self, term: Term, asked: Term, now_ns: int) -> Leadership | None:
         """An answer's term: a higher one ends leadership; an answer to an older one is void."""

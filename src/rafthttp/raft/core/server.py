@@ -42,11 +42,14 @@ class Server:
         "members",
         "now_ns",
         "out",
+        "promised_to",
+        "promised_until_ns",
         "rng",
         "sizes",
         "snapshot_index",
         "state",
         "term",
+        "unanswered_timeout_nows",
         "voted_for",
     )
 
@@ -79,6 +82,14 @@ class Server:
         self.handed_index = initial.snapshot_index
         self.last_contact_ns: int | None = None
         self.out = Ready()
+        self.unanswered_timeout_nows = 0
+        """How many servers were told to campaign, and may yet do so: no lease meanwhile."""
+        self.promised_to: ServerID | None = None
+        """The leader last heard; until `promised_until_ns` nobody else gets a vote (leases)."""
+        self.promised_until_ns = now_ns
+        if config.lease_reads and self.term > 0 and self.members.voters != (self.local_id,):
+            # Whom it promised what is forgotten, not the promise.
+            self.promised_until_ns += config.heartbeat_timeout_ns
 
     # -- term, log, commit
 
@@ -128,6 +139,24 @@ class Server:
         """Whether the oldest write has been pending for too long (S74)."""
         oldest = self.disk.oldest_ns
         return oldest is not None and self.now_ns - oldest > self.config.disk_timeout_ns
+
+    def promise(self, leader: ServerID) -> None:
+        """A leader was heard: what its lease rests on (see `lease`)."""
+        self.promised_to = leader
+        self.promised_until_ns = self.now_ns + self.config.heartbeat_timeout_ns
+
+    def is_promised_to_another(self, candidate: ServerID) -> bool:
+        """Whether a vote for the candidate would break a promise; always False without leases."""
+        return (
+            self.config.lease_reads
+            and self.now_ns < self.promised_until_ns
+            and candidate != self.promised_to
+        )
+
+    def tell_to_campaign(self, target: ServerID) -> None:
+        """Send TimeoutNow with this `Ready`; any lease ends with it, before it leaves."""
+        self.out.timeout_now = target
+        self.unanswered_timeout_nows += 1
 
     def random_timeout_ns(self, timeout_ns: int) -> int:
         """Once to twice the timeout."""

@@ -21,6 +21,7 @@ def core_config(config: Config) -> CoreConfig:
         disk_timeout_ns=ns(config.election_timeout),
         pre_vote=config.pre_vote,
         early_campaign=config.early_campaign,
+        lease_reads=config.lease_reads,
         append_size_bytes_max=config.append_size_bytes_max,
         append_entries_max=config.append_entries_max,
         inflight_appends_max=config.inflight_appends_max,

@@ -105,3 +105,25 @@ def test_bodies_of_any_size_pass(uvicorn_kind: ServerKind, size: int) -> None:
     answer = asyncio.run(main())
     assert answer.startswith(b"HTTP/1.1 200"), answer
     assert answer.endswith(b"\r\n\r\n" + str(100 * size).encode())
+
+
+def test_a_trailer_field_is_no_header_field(uvicorn_kind: ServerKind) -> None:
+    """RFC 9110 §6.5.1: otherwise what a proxy sets in the head could be added behind the body."""
+    seen: list[list[bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await swallow(scope, receive, send)
+        seen.append([name for name, _ in scope["headers"]])
+
+    async def main() -> None:
+        assert uvicorn_kind.http is not None
+        async with (
+            uvicorn_server(app, uvicorn_kind.http) as (port, _),
+            connected(port) as (reader, writer),
+        ):
+            writer.write(CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+            writer.write(b"1\r\na\r\n0\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(main())
+    assert seen == [[b"host", b"connection", b"transfer-encoding"]]

@@ -29,6 +29,15 @@ else:
             self._in_head = True
             super().on_message_begin()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            """A field of the head. Those behind a body stay out of `scope["headers"]`.
+
+            RFC 9110 §6.5.1: a trailer field is no header field; uvicorn would add it to the list
+            that the application reads, and keep as many as a piece of 256 KiB holds.
+            """
+            if self._in_head:
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
             """A head is complete."""
             self._in_head = False

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rafthttp.raft.errors import (
         AbortedByRestoreError,
         CantBootstrapError,
+        CantRecoverError,
         ConfigError,
         ConfigurationChangeError,
         CorruptLogError,
@@ -86,7 +87,9 @@ if TYPE_CHECKING:
         RaftState,
         ResumedHeartbeatObservation,
     )
+    from rafthttp.raft.peers_json import read_config_json
     from rafthttp.raft.raft import Applied, Raft
+    from rafthttp.raft.recover import Recovered, get_configuration, recover_cluster
     from rafthttp.raft.status import LatestConfiguration, PeerProgress
     from rafthttp.raft.storage.memory import DiscardSnapshotStore, MemorySnapshotStore, MemoryStore
     from rafthttp.raft.storage.protocols import (
@@ -138,6 +141,7 @@ __all__ = [
     "AutopilotConfig",
     "BytesSnapshot",
     "CantBootstrapError",
+    "CantRecoverError",
     "ChangeRequest",
     "ClientSession",
     "ClusterHealth",
@@ -201,6 +205,7 @@ __all__ = [
     "RaftError",
     "RaftHttpError",
     "RaftState",
+    "Recovered",
     "Refusal",
     "RemoteApplyError",
     "RemoteError",
@@ -247,9 +252,12 @@ __all__ = [
     "client_certificate",
     "dial_tcp",
     "dial_tls",
+    "get_configuration",
     "handle_change_requests",
     "has_existing_state",
     "raft_protocol",
+    "read_config_json",
+    "recover_cluster",
     "require_all",
     "token_headers",
 ]
@@ -295,6 +303,7 @@ _ROOMS: Final = {
     "rafthttp.raft.errors": (
         "AbortedByRestoreError",
         "CantBootstrapError",
+        "CantRecoverError",
         "ConfigError",
         "ConfigurationChangeError",
         "CorruptLogError",
@@ -348,7 +357,9 @@ _ROOMS: Final = {
         "ResumedHeartbeatObservation",
     ),
     "rafthttp.raft.bootstrap": ("bootstrap_cluster", "has_existing_state"),
+    "rafthttp.raft.peers_json": ("read_config_json",),
     "rafthttp.raft.raft": ("Applied", "Raft"),
+    "rafthttp.raft.recover": ("Recovered", "get_configuration", "recover_cluster"),
     "rafthttp.raft.status": ("LatestConfiguration", "PeerProgress"),
     "rafthttp.raft.storage.memory": (
         "DiscardSnapshotStore",

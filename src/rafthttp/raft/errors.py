@@ -15,6 +15,7 @@ RaftHttpError
 │   ├── StorageFailedError           as `outcome` says: this server's disk failed
 │   ├── ConfigurationChangeError     definite: the cluster refuses this change
 │   ├── CantBootstrapError           definite: there is state already
+│   ├── CantRecoverError             definite: there is no state
 │   ├── SnapshotError                no snapshot was taken, or restored; as `outcome` says
 │   │   └── NothingNewToSnapshotError    definite: nothing was applied since the last one
 │   ├── AbortedByRestoreError        as `outcome` says: a user's snapshot replaces the state
@@ -134,6 +135,10 @@ class ConfigurationChangeError(RaftError):
 
 class CantBootstrapError(RaftError):
     """There is state already; a cluster is bootstrapped once."""
+
+
+class CantRecoverError(RaftError):
+    """There is nothing to recover, which is most likely an operator's mistake."""
 
 
 class SnapshotError(RaftError):

@@ -202,15 +202,20 @@ def _reconcile(log_store: LogStore, stable_store: StableStore, snapshot: Snapsho
     _log.warning(
         "the log from %d to %d gives way to the snapshot that ends at %d", first, last, index
     )
+    reset_log(log_store, stable_store, snapshot)
+
+
+def reset_log(log_store: LogStore, stable_store: StableStore, snapshot: SnapshotMeta) -> None:
+    """Begin the log anew behind a snapshot that is durable."""
     stable: dict[bytes, bytes | None] = {
         CONFIGURATIONS: encode_configurations(
             ((snapshot.configuration_index, snapshot.configuration),)
         )
     }
     if cast("object", log_store) is cast("object", stable_store):
-        log_store.write((LogWrite(stable, reset_to=index),))
+        log_store.write((LogWrite(stable, reset_to=snapshot.index),))
     else:
-        log_store.write((LogWrite({}, reset_to=index),))
+        log_store.write((LogWrite({}, reset_to=snapshot.index),))
         stable_store.set(stable)
 
 

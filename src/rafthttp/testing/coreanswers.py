@@ -20,6 +20,7 @@ from rafthttp.raft.types import Index, ServerID, Term
 from rafthttp.testing.coremember import (
     Answer,
     Frame,
+    InstallStep,
     Message,
     Probe,
     Request,
@@ -52,7 +53,7 @@ def answer_as_go(go: GoFollower, message: Message, body: Request) -> Reply | Non
             reply = InstallSnapshotReply(message.number, 0, go.term, granted)
         case TimeoutNow():
             reply = TimeoutNowReply(message.number, 0, accepted=False)
-        case Probe():
+        case Probe() | InstallStep():
             pass
     return reply
 

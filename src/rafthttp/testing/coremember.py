@@ -60,6 +60,14 @@ class SnapshotFrame(NamedTuple):
     snapshot: Snapshot
 
 
+class InstallStep(NamedTuple):
+    """A snapshot on its way into a server: all its bytes are there, then it is visible."""
+
+    number: RpcId
+    frame: SnapshotFrame
+    visible: bool
+
+
 class TimeoutNow(NamedTuple):
     """A TimeoutNow."""
 
@@ -68,7 +76,7 @@ class Probe(NamedTuple):
     """A dial of the leader's address (`Ready.probe_leader`)."""
 
 
-Request = Frame | VoteRequest | SnapshotFrame | TimeoutNow | Probe
+Request = Frame | VoteRequest | SnapshotFrame | InstallStep | TimeoutNow | Probe
 
 
 class Answer(NamedTuple):
@@ -153,16 +161,22 @@ class Disk:
         """What a server finds at start."""
         snapshot = self.snapshot
         index, term = (snapshot.last_index, snapshot.last_term) if snapshot is not None else (0, 0)
-        entries = self.entries[max(index - self.base, 0) :]
+        base = index
         at_end = self.get(index)
+        if at_end is not None and at_end.term == term and self.base < index:
+            # What is kept behind the snapshot; the term of what comes before it is forgotten.
+            base, term_of_base = self.base + 1, self.entries[0].term
+        else:
+            term_of_base = term
+        entries = self.entries[max(base - self.base, 0) :]
         if at_end is not None and at_end.term != term:
             # A crash between the snapshot and the write that resets the log (S38).
             entries = []
         runs: list[tuple[Index, Term]] = []
         for at, entry in enumerate(entries):
             if not runs or runs[-1][1] != entry.term:
-                runs.append((index + 1 + at, entry.term))
-        last = index + len(entries)
+                runs.append((base + 1 + at, entry.term))
+        last = base + len(entries)
         configurations = [pair for pair in self.configurations if pair[0] <= last]
         if snapshot is not None:
             own = (snapshot.configuration_index, snapshot.configuration)
@@ -171,7 +185,9 @@ class Disk:
         if hard_state.term < (runs[-1][1] if runs else term):
             # The snapshot arrived before the term did; no vote was given in its term.
             hard_state = HardState(runs[-1][1] if runs else term, None)
-        return InitialState(hard_state, index, term, last, runs, tuple(configurations))
+        return InitialState(
+            hard_state, index, term, last, runs, tuple(configurations), (base, term_of_base)
+        )
 
 
 class Member:

@@ -15,7 +15,6 @@ from rafthttp.raft.core.ready import (
     Heartbeat,
     Ready,
     Reply,
-    RpcId,
     Send,
     SendSnapshot,
     VoteRequest,
@@ -23,12 +22,19 @@ from rafthttp.raft.core.ready import (
 from rafthttp.raft.errors import ProtocolError
 from rafthttp.raft.types import Configuration, Index, ServerID, State
 from rafthttp.testing.coreanswers import answer_as_go, hand_over_answer, is_of_transfer
+from rafthttp.testing.coreinstalls import (
+    advance_install,
+    begin_install,
+    is_step_at,
+    lose_install,
+)
 from rafthttp.testing.coreinvariants import Invariants
 from rafthttp.testing.coremember import (
     ENTRY_BYTES,
     Answer,
     Entry,
     Frame,
+    InstallStep,
     Link,
     Member,
     Message,
@@ -60,6 +66,8 @@ class CoreNet:
         self.on_link_cut: Callable[[Link], None] | None = None
         self.checks = Invariants()
         self.lease_reads = 0
+        self.slow_installs = False
+        """Whether the steps of taking in a snapshot are messages of their own."""
         self._numbers = 0
 
     # -- servers
@@ -75,11 +83,11 @@ class CoreNet:
         initial = member.disk.initial_state()
         disk = member.disk
         snapshot = disk.snapshot
-        assert initial.log_base is not None
-        # The entry the core's log begins behind is still held, unless the snapshot stands for it.
-        kept = initial.log_base[0] < initial.snapshot_index or disk.get(initial.snapshot_index)
-        kept = kept and initial.log_base[0] > disk.base and initial.log_base[0] <= initial.last_index
-        member.base = initial.log_base[0] - (1 if kept else 0)
+        assert initial.log_base is not None, "the disk says where it begins"
+        # The core's log begins behind an entry that is held, or behind the snapshot.
+        member.base = initial.log_base[0]
+        if member.base < initial.snapshot_index:
+            member.base -= 1
         disk.entries = disk.entries[max(member.base - disk.base, 0) :]
         disk.entries = disk.entries[: initial.last_index - member.base]
         disk.base = member.base
@@ -105,6 +113,7 @@ class CoreNet:
         member.core = None
         # A TimeoutNow that outlives its sender's next election is not modelled (see `lease`).
         self.messages = [m for m in self.messages if not is_of_transfer(m, member_id)]
+        self.messages = [m for m in self.messages if not is_step_at(m, member_id)]
         lost = [m.body for m in member.rpcs.values() if isinstance(m.body, SnapshotFrame)]
         leaders = [m.source for m in member.rpcs.values() if isinstance(m.body, SnapshotFrame)]
         member.rpcs.clear()
@@ -350,6 +359,8 @@ class CoreNet:
             self.cut(message.link)
         if isinstance(message.body, SnapshotFrame):
             self._snapshot_lost(message.source, message.body.ask)
+        elif isinstance(message.body, InstallStep):
+            lose_install(self, self.members[message.target], message.body)
         elif isinstance(message.body, Answer) and isinstance(message.body.request, SnapshotFrame):
             self._snapshot_lost(message.target, message.body.request.ask)
         elif isinstance(message.body, Probe):
@@ -372,7 +383,7 @@ class CoreNet:
                 m for m in self.messages if m.link is message.link and m.target == message.target
             )
         self.messages.remove(message)
-        if keep and not isinstance(message.body, Answer | SnapshotFrame | TimeoutNow):
+        if keep and not isinstance(message.body, Answer | SnapshotFrame | InstallStep | TimeoutNow):
             self.post(message.source, message.target, message.body)
         target = self.members[message.target]
         if isinstance(message.body, Answer):
@@ -390,7 +401,7 @@ class CoreNet:
 
     def _on_request(self, member: Member, core: Consensus, message: Message, body: Request) -> None:
         number, source, now = message.number, message.source, self.now_ns
-        if not isinstance(body, Probe):
+        if not isinstance(body, Probe | InstallStep):
             member.rpcs[number] = message
         match body:
             case Frame(ask, entries):
@@ -412,7 +423,9 @@ class CoreNet:
             case TimeoutNow():
                 core.on_timeout_now(number, source, now)
             case SnapshotFrame(ask, snapshot):
-                self._on_snapshot(member, core, number, source, ask, snapshot)
+                begin_install(self, member, core, message, SnapshotFrame(ask, snapshot))
+            case InstallStep():
+                advance_install(self, member, core, body)
             case Probe():
                 self.post(message.target, source, Answer(body, None))
 
@@ -455,38 +468,6 @@ class CoreNet:
         if first is not None:
             del member.log[first - member.base - 1 :]
             self._append(member, entries[first - prev_index - 1 :])
-
-    def _on_snapshot(
-        self,
-        member: Member,
-        core: Consensus,
-        number: RpcId,
-        source: ServerID,
-        ask: SendSnapshot,
-        snapshot: Snapshot,
-    ) -> None:
-        if not core.on_install_snapshot(
-            number, source, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
-        ):
-            return
-        if not core.on_snapshot_arrived(
-            number, ask.term, snapshot.last_index, snapshot.last_term, self.now_ns
-        ):
-            return
-        own = member.disk.snapshot
-        if own is None or own.last_index < snapshot.last_index:
-            member.disk.snapshot = snapshot
-        if core.on_snapshot_installed(
-            number,
-            snapshot.last_index,
-            snapshot.last_term,
-            snapshot.configuration,
-            snapshot.configuration_index,
-            self.now_ns,
-        ):
-            if core.first_index == snapshot.last_index + 1:
-                member.base, member.log = snapshot.last_index, []
-            member.applied = list(snapshot.state)
 
     def _answer(self, message: Message, reply: Reply | None) -> None:
         assert not isinstance(message.body, Answer)

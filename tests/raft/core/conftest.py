@@ -31,6 +31,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.net = CoreNet(self.rng)
+        self.net.slow_installs = True
         self.ids = [ServerID(i) for i in "abcde"[: self.rng.choice((3, 3, 4, 5))]]
         self.blocked: set[tuple[ServerID, ServerID]] = set()
         self.names = 0

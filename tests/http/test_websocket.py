@@ -13,6 +13,7 @@ from rafthttp.http.handshake import ClientHandshake
 from rafthttp.http.messages import Headers, Request
 from rafthttp.http.websocket import (
     MESSAGE_SIZE_BYTES_MAX,
+    PING_SECONDS,
     RECEIVED_SIZE_BYTES_MAX,
     Framing,
     WebSocketHandshake,
@@ -215,6 +216,11 @@ def test_any_chunking_gives_the_same_bytes(
     assert payload == b"".join(writes)
     assert there.ended
     assert there.error is None
+
+
+def test_the_bounds_that_other_implementations_rely_on() -> None:
+    assert MESSAGE_SIZE_BYTES_MAX <= 256 << 10
+    assert PING_SECONDS < 30
 
 
 def test_messages_are_cut() -> None:

@@ -53,6 +53,12 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], list[Replica]]]:
         replica.process.wait(10)
 
 
+def test_the_counter_takes_under_40_lines() -> None:
+    """Blank ones and its docstring not counted."""
+    code = (EXAMPLES / "fastapi_counter.py").read_text("utf-8").rpartition('"""\n')[2]
+    assert sum(1 for line in code.splitlines() if line.strip()) < 40
+
+
 def test_the_counter_counts_on_every_replica_and_survives_a_kill(
     start: Callable[[str], list[Replica]],
 ) -> None:

@@ -26,7 +26,11 @@ class Member:
 
 @asynccontextmanager
 async def _services(
-    size: int = 1, *, config: dict[str, Any] | None = None, **options: Any
+    size: int = 1,
+    *,
+    config: dict[str, Any] | None = None,
+    sessions: bool = True,
+    **options: Any,
 ) -> AsyncGenerator[list[Member]]:
     listeners = [loopback_listener() for _ in range(size)]
     timeout = 0.3 if size > 1 else 0.03  # one alone only waits for itself
@@ -41,6 +45,7 @@ async def _services(
                 bootstrap=number == 1,
                 join=[members[-1].url] if members else [],
                 token=options.get("token"),
+                sessions=sessions,
                 config=Config(
                     ServerID(f"n{number}"),
                     heartbeat_timeout=timeout,

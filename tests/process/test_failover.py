@@ -9,12 +9,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from rafthttp import LogType
 from rafthttp.kv.commands import decode
-from rafthttp.raft.storage.sqlite import SqliteStore
-from rafthttp.raft.types import ServerID
-from rafthttp.raft.wire.entries import decode_log
 from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually
+from rafthttp.testing.replay import applied_commands
 
 pytestmark = pytest.mark.process
 
@@ -64,20 +61,9 @@ class Load:
                 self.unknown.append(key)
 
 
-def logged_keys(node: ServeProcess) -> list[str]:
-    """The keys of all commands in a stopped node's log, in order."""
-    store = SqliteStore.open(node.data_dir, ServerID(node.id))
-    try:
-        keys: list[str] = []
-        index, last = store.first_index(), store.last_index()
-        while index <= last:
-            records = store.get_records(index, last, 1 << 20)
-            entries = [decode_log(record) for record in records]
-            keys += [decode(log.data).key for log in entries if log.type is LogType.COMMAND]
-            index += len(records)
-        return keys
-    finally:
-        store.close()
+def applied_keys(node: ServeProcess) -> list[str]:
+    """The keys of all commands a stopped node has applied, in order."""
+    return [decode(command).key for command in applied_commands(node.data_dir, node.id)]
 
 
 def check_histories(cluster: ServeCluster, load: Load) -> None:
@@ -86,7 +72,7 @@ def check_histories(cluster: ServeCluster, load: Load) -> None:
     assert len(commits) == 1
     for node in cluster.nodes:
         node.terminate()
-    histories = {node.id: logged_keys(node) for node in cluster.nodes}
+    histories = {node.id: applied_keys(node) for node in cluster.nodes}
     assert histories["n1"] == histories["n2"] == histories["n3"]
     counts = Counter(histories["n1"])
     assert [key for key, count in counts.items() if count > 1] == []

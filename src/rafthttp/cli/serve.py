@@ -16,7 +16,7 @@ from rafthttp.cli.tls import CERT_HELP, KEY_HELP, Material, read_material
 from rafthttp.kv.access import Network
 
 _SERVICE_PATHS: Final = frozenset(
-    {"/kv", "/status", "/healthz", "/leave", "/transfer", "/openapi.json"}
+    {"/kv", "/sessions", "/status", "/healthz", "/leave", "/transfer", "/openapi.json"}
 )
 
 
@@ -38,7 +38,12 @@ class ServeOptions:
     tls: Material | None
     timeout: float
     carrier: str
+    server_stabilization_time: float
+    cleanup_dead_servers: bool
+    dead_server_last_contact_threshold: float
+    min_quorum: int
     hand_over: float
+    sessions: bool
     stop_with_stdin: bool
 
     @property
@@ -94,9 +99,22 @@ def serve(
     carrier: Annotated[
         str, typer.Option(help="How to dial other nodes: raw, websocket, or auto (raw first).")
     ] = "auto",
+    server_stabilization_time: Annotated[
+        float, typer.Option(help="Seconds to be healthy for, before one that joins has a vote.")
+    ] = 0.0,
+    cleanup_dead_servers: Annotated[
+        bool, typer.Option("--cleanup-dead-servers", help="Remove dead nodes; see the how-to.")
+    ] = False,
+    dead_server_last_contact_threshold: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Silence after which a node is dead.")
+    ] = 86400.0,
+    min_quorum: Annotated[int, typer.Option(help="Remove no voter where fewer would be left.")] = 3,
     hand_over: Annotated[
         float, typer.Option(help="Most seconds for a leader to hand over before it stops.")
     ] = 0.4,
+    sessions: Annotated[
+        bool, typer.Option(help="Apply a write that is sent again only once; the same on all.")
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
     stop_with_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
@@ -141,7 +159,12 @@ def serve(
         tls=_tls(tls_cert, tls_key, tls_ca, at_proxy=tls_at_proxy),
         timeout=timeout,
         carrier=carrier,
+        server_stabilization_time=server_stabilization_time,
+        cleanup_dead_servers=cleanup_dead_servers,
+        dead_server_last_contact_threshold=dead_server_last_contact_threshold,
+        min_quorum=min_quorum,
         hand_over=hand_over,
+        sessions=sessions,
         stop_with_stdin=stop_with_stdin,
     )
     _log_to_stderr(node_id, verbose=verbose)

@@ -19,6 +19,7 @@ import uvicorn
 
 from rafthttp import (
     Authorize,
+    AutopilotConfig,
     Node,
     allow_cidrs,
     allow_everybody,
@@ -80,6 +81,13 @@ async def _serve(options: ServeOptions) -> None:
             scheme=options.scheme,
             timeout=options.timeout,
             carrier=options.carrier,
+            autopilot=AutopilotConfig(
+                server_stabilization_time=options.server_stabilization_time,
+                cleanup_dead_servers=options.cleanup_dead_servers,
+                dead_server_last_contact_threshold=options.dead_server_last_contact_threshold,
+                min_quorum=options.min_quorum,
+            ),
+            sessions=options.sessions,
         )
         await node.start()
         try:

@@ -19,7 +19,8 @@ from rafthttp.kv.commands import KeyInfo
 # Another node, or the same one later, may do better; a proxy answers 502 to 504 for a dead node.
 _TRY_AGAIN: Final = frozenset({500, 502, 503, 504})
 # Of a proxy in front of the service as well as of the service itself.
-_PLAIN: Final = _TRY_AGAIN | {400, 401, 403, 413, 429}
+_PLAIN: Final = _TRY_AGAIN | {400, 401, 403, 410, 413, 422, 429}
+NO_SESSIONS: Final = 501
 _STRANGE: Final = "this is no rafthttp key-value service"
 _TEXTS: Final = ("id", "address", "state")
 _NUMBERS: Final = ("term", "commit_index", "applied_index", "last_index")
@@ -47,8 +48,17 @@ class ServiceError(RaftHttpError):
         self.outcome = outcome
 
 
+class IdRefusedError(ServiceError):
+    """The service does not know the session of a request, or runs without any (501)."""
+
+
 def is_done(response: httpx.Response) -> bool:
-    """Whether the service did what was asked: a write is 204; a read is 200, or no such key."""
+    """Whether the service did what was asked.
+
+    A write is 204, a session is 201, a read is 200 or no such key.
+    """
+    if response.request.method == "POST":
+        return response.status_code == 201
     if response.request.method != "GET":
         return response.status_code == 204
     return response.status_code == 200 or _is_no_such_key(response)
@@ -73,7 +83,9 @@ def error_text(response: httpx.Response, url: str) -> str:
 def refusal(response: httpx.Response, url: str) -> ServiceError:
     """An answer that is final."""
     unknown = response.status_code in _TRY_AGAIN and response.status_code != 503
-    return ServiceError(
+    is_of_id = response.status_code in {410, NO_SESSIONS} and _is_ours(response)
+    kind = IdRefusedError if is_of_id else ServiceError
+    return kind(
         error_text(response, url),
         status=response.status_code,
         outcome=Outcome.UNKNOWN if unknown else Outcome.DEFINITE,
@@ -130,6 +142,21 @@ def left(response: httpx.Response) -> dict[str, Any]:
     if not _has_texts(answer, "id"):
         raise _strange(response)
     return answer
+
+
+def session(response: httpx.Response) -> bytes:
+    """The id of a session that was opened.
+
+    Raises:
+        ServiceError: it is no such answer.
+    """
+    answer = _json(response)
+    if not _has_texts(answer, "session"):
+        raise _strange(response)
+    try:
+        return bytes.fromhex(answer["session"])
+    except ValueError:
+        raise _strange(response) from None
 
 
 def transferred(response: httpx.Response) -> dict[str, Any]:
@@ -203,8 +230,12 @@ def _is_https(error: httpx.RequestError) -> bool:
 
 def _is_no_such_key(response: httpx.Response) -> bool:
     """A 404 of the service; a proxy's or another application's says nothing about a key."""
+    return response.status_code == 404 and _is_ours(response)
+
+
+def _is_ours(response: httpx.Response) -> bool:
     answer = _json(response)
-    return response.status_code == 404 and _is_object(answer) and "outcome" in answer
+    return _is_object(answer) and "outcome" in answer
 
 
 def _json(response: httpx.Response) -> object:

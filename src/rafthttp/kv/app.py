@@ -30,6 +30,9 @@ from rafthttp import (
     OverloadedError,
     RaftError,
     RemoteApplyError,
+    RequestReusedError,
+    SessionExpiredError,
+    SessionRequest,
     State,
 )
 from rafthttp.kv.access import Guard, JSONLine, Network, error_response, route_path
@@ -42,6 +45,7 @@ from rafthttp.kv.commands import (
     encode,
 )
 from rafthttp.kv.fsm import KVStateMachine
+from rafthttp.kv.idempotency import HEADER, IdempotencyKeyError, parse
 from rafthttp.kv.openapi import DESCRIPTION
 
 LIST_LIMIT_DEFAULT: Final = 1000
@@ -57,6 +61,10 @@ _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 class _BadRequestError(ValueError):
     """What the client sent cannot be understood; the text says why."""
+
+
+class _NotSupportedError(ValueError):
+    """The client asks for what this service was started without; the text says what."""
 
 
 class KVService:
@@ -92,6 +100,7 @@ class KVService:
             Route("/healthz", self._guarded(self.health), methods=["GET"]),
             Route("/leave", self._guarded(self.leave), methods=["POST"]),
             Route("/transfer", self._guarded(self.transfer), methods=["POST"]),
+            Route("/sessions", self._guarded(self.open_session), methods=["POST"]),
             Route("/openapi.json", self._guarded(self.openapi), methods=["GET"]),
         ]
 
@@ -99,22 +108,30 @@ class KVService:
 
     async def put(self, request: Request, key: str) -> Response:
         """Store the body under the key."""
-        room = self._node.config.entry_size_bytes_max - command_overhead(key)
+        request_id = self._request_id(request)
+        room = self._node.command_size_bytes_max - command_overhead(key)
         body = _Body(request, room, self._bodies)
         try:
             value = await body.read()
             command = encode(Command(Operation.PUT, key, value))
-            await self._node.apply(command, timeout=self._timeout)
+            await self._apply(command, request_id)
         finally:
             body.release()
         return Response(status_code=204)
 
     async def delete(self, request: Request, key: str) -> Response:
         """Delete the key; it need not be there, so that the request can be repeated."""
-        del request
         command = encode(Command(Operation.DELETE, key))
-        await self._node.apply(command, timeout=self._timeout)
+        await self._apply(command, self._request_id(request))
         return Response(status_code=204)
+
+    async def open_session(self, request: Request) -> Response:
+        """Begin a session, whose requests their client numbers in `Idempotency-Key`."""
+        del request
+        if not self._node.sessions:
+            raise _NotSupportedError("this service runs without sessions")
+        session = await self._node.open_session(timeout=self._timeout)
+        return JSONLine({"session": session.key.hex()}, 201)
 
     async def get(self, request: Request, key: str) -> Response:
         """The value, with its SHA-256 as entity tag."""
@@ -204,6 +221,23 @@ class KVService:
 
     # -- inside
 
+    def _request_id(self, request: Request) -> str | SessionRequest | None:
+        """What the client calls this request, so that a repeat is known again.
+
+        Raises:
+            IdempotencyKeyError: it cannot be understood.
+        """
+        request_id = parse(request.headers.getlist(HEADER))
+        if request_id is not None and not self._node.sessions:
+            raise _NotSupportedError(f"this service runs without sessions: {HEADER} means nothing")
+        return request_id
+
+    async def _apply(self, command: bytes, request_id: str | SessionRequest | None) -> None:
+        payload = None if request_id is None else command
+        await self._node.apply(
+            command, timeout=self._timeout, request_id=request_id, request_payload=payload
+        )
+
     async def _key(self, request: Request) -> Response:
         handlers = {"GET": self.get, "HEAD": self.get, "PUT": self.put, "DELETE": self.delete}
         handler = handlers.get(request.method)
@@ -228,14 +262,19 @@ class KVService:
         """The answer, or what its error means in HTTP."""
         try:
             response: Response = await call()
-        except (_BadRequestError, CommandError) as error:
+        except (_BadRequestError, CommandError, IdempotencyKeyError) as error:
             return error_response(400, str(error), leader=self._leader())
+        except _NotSupportedError as error:
+            return error_response(501, str(error), leader=self._leader())
         except EntryTooLargeError as error:
             return error_response(413, str(error), leader=self._leader())
         except RaftError as error:
             leader = self._leader() if error.leader is None else error.leader._asdict()
             if error.outcome is Outcome.UNKNOWN:
                 return error_response(504, str(error), outcome="unknown", leader=leader)
+            if isinstance(error, RequestReusedError | SessionExpiredError):
+                status = 422 if isinstance(error, RequestReusedError) else 410
+                return error_response(status, str(error), leader=leader)
             return error_response(503, str(error), leader=leader, headers=_RETRY_AFTER)
         except MembershipError as error:
             refused = error.status in {400, 401, 403}

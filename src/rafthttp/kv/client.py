@@ -1,14 +1,15 @@
 """A client of the key-value service that knows several nodes and goes on when one fails.
 
-Knows the HTTP API; nothing of Raft but who may answer. Every request is idempotent (a put stores
-the same bytes again), so that one whose outcome is unknown is simply sent again, to another node.
+Knows the HTTP API; nothing of Raft but who may answer. A request whose outcome is unknown is sent
+again, to another node, under the same `Idempotency-Key`: the cluster knows it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any, Final, Self
@@ -16,10 +17,11 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from rafthttp import Outcome
+from rafthttp import ClientSession, Outcome, SessionRequest
 from rafthttp.kv import answers
-from rafthttp.kv.answers import ServiceError
+from rafthttp.kv.answers import IdRefusedError, ServiceError
 from rafthttp.kv.commands import KeyInfo, check_key
+from rafthttp.kv.idempotency import HEADER, render
 
 __all__ = ["KVClient", "ServiceError"]
 
@@ -92,6 +94,7 @@ class KVClient:
             raise ValueError("at least one URL is needed")
         self._timeout = timeout
         self._discovered = not discover
+        self._numbering = _Numbering(self._open_session)
         # The members speak to each other directly; a proxy of the environment is not for them.
         self._http = httpx.AsyncClient(
             timeout=_ATTEMPT_TIMEOUT,
@@ -122,7 +125,7 @@ class KVClient:
             CommandError: nobody may use this key.
             ServiceError: see its `outcome`.
         """
-        await self._request("PUT", _key_path(key), content=value)
+        await self._write("PUT", _key_path(key), content=value)
 
     async def get(self, key: str, *, stale: bool = False) -> bytes | None:
         """The value, or None where there is no such key.
@@ -142,7 +145,7 @@ class KVClient:
 
     async def delete(self, key: str) -> None:
         """Delete a key; it need not be there. Raises as `put`."""
-        await self._request("DELETE", _key_path(key))
+        await self._write("DELETE", _key_path(key))
 
     async def list(self, prefix: str = "", *, stale: bool = False) -> AsyncIterator[KeyInfo]:
         """All keys with a prefix, in order. Raises as `get`."""
@@ -203,6 +206,30 @@ class KVClient:
 
     # -- inside
 
+    async def _write(self, method: str, path: str, *, content: bytes | None = None) -> None:
+        """One write, applied once; only a service without sessions may do it twice."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            request_id = await self._numbering.begin(deadline)
+            headers = {} if request_id is None else {HEADER: render(request_id)}
+            try:
+                await self._request(
+                    method, path, content=content, headers=headers, deadline=deadline
+                )
+            except IdRefusedError as error:
+                if error.outcome is Outcome.UNKNOWN or request_id is None:
+                    raise
+                self._numbering.refused(request_id, error)
+            else:
+                return
+            finally:
+                self._numbering.end(request_id)
+
+    async def _open_session(self, deadline: float) -> ClientSession:
+        """Where it is not known whether one was opened, it is left unused, and expires."""
+        response = await self._request("POST", "/sessions", deadline=deadline)
+        return ClientSession(answers.session(response))
+
     async def _request(
         self,
         method: str,
@@ -210,10 +237,12 @@ class KVClient:
         *,
         params: dict[str, str] | None = None,
         content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        deadline: float | None = None,
     ) -> httpx.Response:
         """Ask one node after the other until one has an answer or the time is over."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
+        deadline = loop.time() + self._timeout if deadline is None else deadline
         tries = _Attempts(changes=method != "GET")
         while True:
             url = self._urls[0]
@@ -221,7 +250,7 @@ class KVClient:
             try:
                 async with asyncio.timeout_at(deadline):
                     response = await self._http.request(
-                        method, url + path, params=params, content=content
+                        method, url + path, params=params, content=content, headers=headers
                     )
             except (httpx.RequestError, TimeoutError) as error:
                 unknown = answers.outcome_of(error) is Outcome.UNKNOWN
@@ -231,7 +260,10 @@ class KVClient:
                     await self._discover(response, url, deadline)
                     return response
                 if not answers.is_worth_another_try(response):
-                    raise answers.refusal(response, url)
+                    refusal = answers.refusal(response, url)
+                    if tries.outcome is Outcome.UNKNOWN:
+                        refusal.outcome = Outcome.UNKNOWN
+                    raise refusal
                 tries.answered(answers.error_text(response, url), response.status_code)
             if loop.time() + tries.pause >= deadline:
                 raise tries.error()
@@ -261,6 +293,61 @@ class KVClient:
             self._discovered = False  # the answer at hand counts; the next one asks again
             return
         self._urls += [other for other in found if other not in self._urls]
+
+
+class _Numbering:
+    """Under which id a write goes: the first under a key, those that follow in a session.
+
+    One write alone, as of the command line, is not worth a session.
+    """
+
+    def __init__(self, open_session: Callable[[float], Awaitable[ClientSession]]) -> None:
+        self._open_session = open_session
+        self._lock = asyncio.Lock()
+        self._session: ClientSession | None = None
+        self._has_written = False
+        self._is_off = False
+
+    async def begin(self, deadline: float) -> str | SessionRequest | None:
+        """The id of the next write; None where the service knows none. `end` it.
+
+        Raises:
+            ServiceError: no session was opened before the deadline; nothing was written.
+        """
+        if self._is_off:
+            return None
+        if self._has_written and self._session is None:
+            async with self._lock:
+                await self._open(deadline)
+        self._has_written = True
+        return uuid.uuid4().hex if self._session is None else self._session.begin()
+
+    def end(self, request_id: str | SessionRequest | None) -> None:
+        """The write is answered or given up."""
+        if isinstance(request_id, SessionRequest) and self._is_of_session(request_id):
+            assert self._session is not None, "it is this one's"
+            self._session.end(request_id)
+
+    def refused(self, request_id: str | SessionRequest, error: IdRefusedError) -> None:
+        """The service does not know the session, or knows none at all."""
+        self._is_off = self._is_off or error.status == answers.NO_SESSIONS
+        if isinstance(request_id, SessionRequest) and self._is_of_session(request_id):
+            self._session = None  # it expired while nothing was written
+
+    def _is_of_session(self, request_id: SessionRequest) -> bool:
+        return self._session is not None and self._session.key == request_id.session
+
+    async def _open(self, deadline: float) -> None:
+        if self._session is not None or self._is_off:
+            return
+        try:
+            self._session = await self._open_session(deadline)
+        except IdRefusedError:
+            self._is_off = True
+        except ServiceError as error:
+            # A key of its own for each write does as well, if there is time for one.
+            if asyncio.get_running_loop().time() + _BACKOFF_LAST >= deadline:
+                raise ServiceError(str(error), status=error.status) from error
 
 
 def _consistency(stale: bool) -> dict[str, str]:

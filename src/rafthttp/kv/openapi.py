@@ -32,8 +32,12 @@ _FAILURES: Final[dict[str, Any]] = {
 }
 _WRITE_FAILURES: Final[dict[str, Any]] = {
     **_FAILURES,
+    "410": _error("The session of this request is forgotten: open another."),
+    "422": _error("Another request was made under this `Idempotency-Key`."),
+    "501": _error("The service runs without sessions: it remembers no `Idempotency-Key`."),
     "504": _error("Whether it was done is not known (`outcome` is unknown)."),
 }
+_IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"$ref": "#/components/parameters/idempotencyKey"}
 _BYTES: Final[dict[str, Any]] = {"application/octet-stream": {}}
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
@@ -59,6 +63,7 @@ _PATHS: Final[dict[str, Any]] = {
         },
         "put": {
             "summary": "Store the body.",
+            "parameters": [_IDEMPOTENCY_KEY],
             "requestBody": {"required": True, "content": _BYTES},
             "responses": {
                 "204": {"description": "Stored."},
@@ -68,6 +73,7 @@ _PATHS: Final[dict[str, Any]] = {
         },
         "delete": {
             "summary": "Delete a key; it need not be there.",
+            "parameters": [_IDEMPOTENCY_KEY],
             "responses": {"204": {"description": "The key is gone."}, **_WRITE_FAILURES},
         },
     },
@@ -90,6 +96,16 @@ _PATHS: Final[dict[str, Any]] = {
                 _CONSISTENCY,
             ],
             "responses": {"200": _json("Keys", "One page."), **_FAILURES},
+        }
+    },
+    "/sessions": {
+        "post": {
+            "summary": "Begin a session of numbered requests (see `Idempotency-Key`).",
+            "responses": {
+                "201": _json("Session", "It lasts an hour beyond its last use."),
+                **_FAILURES,
+                "501": _error("The service runs without sessions."),
+            },
         }
     },
     "/status": {
@@ -146,6 +162,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
         outcome={"enum": ["definite", "unknown"]},
         leader=_LEADER,
     ),
+    "Session": _object(session={"type": "string", "pattern": "^[0-9a-f]{32}$"}),
     "Keys": _object(
         prefix=_TEXT,
         keys={"type": "array", "items": _object(key=_TEXT, size=_COUNT)},
@@ -190,6 +207,17 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 "required": True,
                 "schema": {**_TEXT, "minLength": 1},
                 "description": "Any text of at most 4096 bytes of UTF-8; slashes may stand bare.",
+            },
+            "idempotencyKey": {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "schema": {**_TEXT, "maxLength": 300},
+                "description": (
+                    "A repeat of the request with the same key is answered as the first one was,"
+                    " and changes nothing: for at least 10 minutes, 24 hours as a rule. Or"
+                    ' `"SESSION";seq=7;low=3`: request 7 of a session, whose client does not ask'
+                    " for requests below 3 again."
+                ),
             },
             "consistency": {
                 "name": "consistency",

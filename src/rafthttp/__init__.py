@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rafthttp.http.uvicorn import raft_protocol
     from rafthttp.node import Node
     from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
-    from rafthttp.raft.config import Config
+    from rafthttp.raft.config import Config, ReloadableConfig
     from rafthttp.raft.errors import (
         AbortedByRestoreError,
         CantBootstrapError,
@@ -207,6 +207,7 @@ __all__ = [
     "RaftState",
     "Recovered",
     "Refusal",
+    "ReloadableConfig",
     "RemoteApplyError",
     "RemoteError",
     "RequestRefusedError",
@@ -299,7 +300,7 @@ _ROOMS: Final = {
     "rafthttp.http.membership_client": ("change_membership",),
     "rafthttp.http.uvicorn": ("raft_protocol",),
     "rafthttp.node": ("Node",),
-    "rafthttp.raft.config": ("Config",),
+    "rafthttp.raft.config": ("Config", "ReloadableConfig"),
     "rafthttp.raft.errors": (
         "AbortedByRestoreError",
         "CantBootstrapError",

@@ -5,8 +5,7 @@ All durations are seconds. `Config.validate` names the field and the bound.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from rafthttp.raft.errors import ConfigError
@@ -49,6 +48,9 @@ class Config:
         snapshot_interval: how often to check whether a snapshot is due.
         snapshot_threshold: entries since the last snapshot that make one due.
         trailing_logs: entries kept behind a snapshot for followers that lag.
+        shutdown_on_remove: a server that learns of its own removal, leader or follower, shuts down.
+            Off, unlike in Go: the process is the application's, it has an answer to give to
+            whoever asked, and may join again; a removed server disturbs nobody (S53).
         no_snapshot_restore_on_start: the state machine keeps its state itself, durably, at least as
             far as each snapshot taken: at start it is not restored from one. A leader's snapshot is
             restored all the same.
@@ -73,6 +75,7 @@ class Config:
     snapshot_interval: float = 120.0
     snapshot_threshold: int = 8192
     trailing_logs: int = 10240
+    shutdown_on_remove: bool = False
     no_snapshot_restore_on_start: bool = False
     entry_size_bytes_max: int = 16 << 20
     append_size_bytes_max: int = 1 << 20
@@ -87,16 +90,8 @@ class Config:
         Raises:
             ConfigError: names the field and the bound.
         """
-        if not self.local_id:
-            raise ConfigError("local_id must not be empty")
         for field in fields(self):
-            bounds = _BOUNDS.get(field.name)
-            if bounds is None:
-                continue
-            value: float = getattr(self, field.name)
-            least, most = bounds
-            if not math.isfinite(value) or not least <= value <= most:
-                raise ConfigError(f"{field.name} is {value}; it must be from {least:g} to {most:g}")
+            _check(field.name, str(field.type), getattr(self, field.name))
         if self.election_timeout < self.heartbeat_timeout:
             raise ConfigError(
                 f"election_timeout is {self.election_timeout}; it must be at least"
@@ -112,3 +107,53 @@ class Config:
                 "lease_reads and early_campaign are both on; one must be off: a follower that"
                 " campaigns early breaks the promise that a lease rests on"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadableConfig:
+    """The fields of `Config` that a running server takes over (`Raft.reload_config`)."""
+
+    trailing_logs: int
+    snapshot_interval: float
+    snapshot_threshold: int
+    heartbeat_timeout: float
+    election_timeout: float
+
+    @classmethod
+    def of(cls, config: Config) -> ReloadableConfig:
+        """Those of `config`; change them with `dataclasses.replace`."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    def applied_to(self, config: Config) -> Config:
+        """`config` with these fields; checked.
+
+        Raises:
+            ConfigError: names the field and the bound.
+        """
+        changed = replace(config, **{f.name: getattr(self, f.name) for f in fields(self)})
+        changed.validate()
+        for name in ("heartbeat_timeout", "election_timeout"):
+            if config.lease_reads and getattr(changed, name) != getattr(config, name):
+                raise ConfigError(
+                    f"{name} is {getattr(config, name)}, and stays so while lease_reads is on:"
+                    " leases rest on what every voter was started with"
+                )
+        return changed
+
+
+def _check(name: str, kind: str, value: object) -> None:
+    """One field: its type, then its bounds."""
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}; it must be True or False")
+    elif kind == "ServerID":
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{name} is {value!r}; it must be text, and not empty")
+    else:
+        least, most = _BOUNDS[name]
+        whole = kind == "int"
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        # A NaN is not between anything.
+        if not number or not least <= value <= most:  # type: ignore[operator] # a number by now
+            what = "a whole number" if whole else "a number"
+            raise ConfigError(f"{name} is {value!r}; it must be {what} from {least:g} to {most:g}")

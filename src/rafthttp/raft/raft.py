@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from rafthttp.raft.config import Config
+from rafthttp.raft.config import Config, ReloadableConfig
 from rafthttp.raft.errors import (
     ConfigurationChangeError,
     LeadershipTransferError,
@@ -25,10 +25,12 @@ from rafthttp.raft.reading import RaftReads
 from rafthttp.raft.runtime import changes
 from rafthttp.raft.runtime.beginning import begin
 from rafthttp.raft.runtime.driver import Driver
+from rafthttp.raft.runtime.lifecycle import bootstrap_live, watch_removal
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
+    Configuration,
     Index,
     Leader,
     LogType,
@@ -113,6 +115,8 @@ class Raft(RaftReads):
             raft._forwarded = FollowerReads(forward_read)
         raft._driver.inbound.has_no_part = not takes_part
         raft._driver.start()
+        if config.shutdown_on_remove:
+            watch_removal(raft._driver, raft.id, config.election_timeout, raft._begin_shutdown)
         return raft
 
     def take_part(self) -> None:
@@ -209,6 +213,20 @@ class Raft(RaftReads):
         An unknown id changes nothing. As `add_voter`.
         """
         return await self._change(changes.removed(server_id), prev_index, timeout)
+
+    async def bootstrap_cluster(self, configuration: Configuration) -> None:
+        """Begin a cluster on this running server, which has no state yet; returns once durable.
+
+        hashicorp/raft's `BootstrapCluster` of a live server; `bootstrap_cluster` the function does
+        it to stores. Where several servers are to begin together, each gets the same configuration.
+
+        Raises:
+            CantBootstrapError: definite; there is state already.
+            ConfigError: this server does not vote in the configuration.
+        """
+        bootstrap_live(self._driver, configuration, self.id)
+        core = self._driver.core
+        await self._driver.watch(lambda: core.durable_index >= 1)
 
     async def wait_caught_up(self, server_id: ServerID, *, timeout: float) -> None:
         """Leader only: wait until that member's log holds everything committed by now.
@@ -338,6 +356,21 @@ class Raft(RaftReads):
             restores.cancel_copying()
             raise
 
+    # -- settings
+
+    def reloadable_config(self) -> ReloadableConfig:
+        """The present settings, as far as `reload_config` changes them."""
+        return ReloadableConfig.of(self._config)
+
+    def reload_config(self, changed: ReloadableConfig) -> None:
+        """Take over other settings without a restart; they count from now on.
+
+        Raises:
+            ConfigError: names the field and the bound; nothing has changed.
+        """
+        self._config = changed.applied_to(self._config)
+        self._driver.reconfigure(self._config)
+
     # -- the end
 
     async def shutdown(self, *, hand_over: float | None = None) -> None:
@@ -418,5 +451,8 @@ class Raft(RaftReads):
 
     def _on_failed(self, error: Exception) -> None:
         self._failure = error
+        self._begin_shutdown()
+
+    def _begin_shutdown(self) -> None:
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._shutdown())

@@ -5,12 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from rafthttp.raft.config import Config
 from rafthttp.raft.observer import Observer
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.transport.protocols import Transport
-from rafthttp.raft.types import Configuration, Index, Leader, ServerAddress, ServerID, State, Term
+from rafthttp.raft.types import (
+    PROTOCOL_VERSION,
+    Configuration,
+    Index,
+    Leader,
+    ServerAddress,
+    ServerID,
+    State,
+    Term,
+)
+
+# What is spoken and read, as `wire.rpc` and the snapshot stores have it.
+_PROTOCOL_VERSION_MIN: Final = 2
+_SNAPSHOT_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +151,27 @@ class RaftStatus:
             "fsm_pending": core.commit_index - self.applied_index,
             "pending_applies": len(self._driver.pending),
             "last_contact": self.last_contact,
-            "num_peers": len([s for s in core.configuration.voters if s.id != self.id]),
+            "num_peers": self._num_peers(),
             "latest_configuration_index": core.configuration_index,
-            "protocol_version": 3,
+            "latest_configuration": ", ".join(
+                f"{s.id} at {s.address} ({s.suffrage.name.lower()})" for s in core.configuration
+            ),
+            "protocol_version": PROTOCOL_VERSION,
+            "protocol_version_min": _PROTOCOL_VERSION_MIN,
+            "protocol_version_max": PROTOCOL_VERSION,
+            "snapshot_version_min": _SNAPSHOT_VERSION,
+            "snapshot_version_max": _SNAPSHOT_VERSION,
             "failure": None if self.failure is None else str(self.failure),
             **_snapshot_figures(self._driver),
         }
+
+    def _num_peers(self) -> int:
+        """The other voters; 0 for one that does not vote itself (as hashicorp/raft counts)."""
+        voters = self._driver.core.configuration.voters
+        return len(voters) - 1 if any(server.id == self.id for server in voters) else 0
+
+    def __repr__(self) -> str:
+        return f"<Raft {self.id} at {self.address}: {self.state.value} in term {self.current_term}>"
 
 
 def _snapshot_figures(driver: Driver) -> dict[str, int | None]:

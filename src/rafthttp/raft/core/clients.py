@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rafthttp.raft.core.membership import check_change
-from rafthttp.raft.core.ready import ReadId
+from rafthttp.raft.core.ready import CoreConfig, ReadId
 from rafthttp.raft.core.status import Status
 from rafthttp.raft.errors import (
+    CantBootstrapError,
     ConfigurationChangeError,
     LeadershipTransferError,
     UnknownLeaderError,
 )
-from rafthttp.raft.types import Configuration, Index, ServerID
+from rafthttp.raft.types import Configuration, Index, ServerID, State
 
 
 class Clients(Status):
@@ -33,6 +34,24 @@ class Clients(Status):
         log.append(server.term, len(sizes))
         server.sizes.extend(sizes)
         return first
+
+    def bootstrap(self, configuration: Configuration, size: int, now_ns: int) -> None:
+        """Entry 1, of term 1, on a server that has nothing yet; as if it had been there at start.
+
+        Raises:
+            CantBootstrapError: it has something.
+        """
+        server = self._server
+        if server.term or server.log.last_index or server.voted_for is not None:
+            raise CantBootstrapError("there is state already: a cluster is bootstrapped once")
+        server.now_ns = now_ns
+        server.enter_term(1, None)
+        server.log.append(1, 1)
+        server.sizes.extend((size,))
+        server.members.append(1, configuration)
+        self._restart_timer(server.config.heartbeat_timeout_ns)
+        if server.members.voters == (server.local_id,):
+            self._timeout_ns = 0
 
     def propose_configuration(self, configuration: Configuration, size: int, now_ns: int) -> Index:
         """Append a configuration; it counts from now on. Returns its index.
@@ -69,6 +88,20 @@ class Clients(Status):
         if leadership is None or not leadership.holds_lease(now_ns):
             return None
         return self._server.commit_index
+
+    def reconfigure(self, config: CoreConfig, now_ns: int) -> None:
+        """Other settings from now on; timers that run are measured anew."""
+        server, leadership = self._server, self._leadership
+        server.now_ns = now_ns
+        server.config = config
+        if leadership is not None:
+            # The others may wait for less than the present interval.
+            leadership.beat_due = True
+        elif server.state is State.CANDIDATE:
+            self._timeout_ns = server.random_timeout_ns(config.election_timeout_ns)
+        else:
+            self._timeout_ns = server.random_timeout_ns(config.heartbeat_timeout_ns)
+        self._set_deadline()
 
     def notify_commit(self, now_ns: int) -> None:
         """Show the commit index to idle followers now, not within the commit timeout."""

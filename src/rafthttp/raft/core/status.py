@@ -97,6 +97,11 @@ class Status(Roles):
         return leadership is not None and leadership.transfer_target is not None
 
     @property
+    def awaits_campaign(self) -> bool:
+        """Whether another server was told to campaign, and has not answered yet."""
+        return self._server.unanswered_timeout_nows > 0
+
+    @property
     def is_dispensable(self) -> bool:
         """Whether this server leads and the other voters could go on without it."""
         return self._leadership is not None and self._leadership.is_dispensable

@@ -24,7 +24,6 @@ from rafthttp.raft.core.ready import (
 )
 from rafthttp.raft.errors import (
     AbortedByRestoreError,
-    DifferentLeaderError,
     LeadershipLostError,
     LeadershipTransferError,
     NotLeaderError,
@@ -42,7 +41,7 @@ from rafthttp.raft.runtime.inbound import Inbound
 from rafthttp.raft.runtime.install import Installer
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.outbound import Outbound
-from rafthttp.raft.runtime.proposals import Pending, Proposal, check_command
+from rafthttp.raft.runtime.proposals import Pending, Proposal, check_command, not_leader_error
 from rafthttp.raft.runtime.reads import LeaderReads
 from rafthttp.raft.runtime.restart import (
     CONFIGURATIONS,
@@ -229,12 +228,7 @@ class Driver:
 
     def not_leader(self) -> NotLeaderError:
         """The error that says who leads instead."""
-        leader = self.leader
-        if leader is None:
-            return UnknownLeaderError("this server does not lead, and knows no leader")
-        return DifferentLeaderError(
-            f"this server does not lead; {leader.id} at {leader.address} does", leader=leader
-        )
+        return not_leader_error(self.leader)
 
     @property
     def leader(self) -> Leader | None:
@@ -268,6 +262,13 @@ class Driver:
         if self.core.restoring:
             raise AbortedByRestoreError("a restore is under way", leader=self.leader)
         raise UnknownLeaderError("this server is only just becoming the leader")
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over what may change of the settings (`ReloadableConfig`)."""
+        self.core.reconfigure(core_config(config), self.now_ns())
+        self.snapshots.config = config
+        self._outbound.vote_timeout = config.election_timeout
+        self.wake()
 
     # -- a turn
 

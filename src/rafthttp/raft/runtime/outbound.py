@@ -90,7 +90,7 @@ class Outbound:
         self._core = core
         self._transport = transport
         self._header = header
-        self._vote_timeout = vote_timeout
+        self.vote_timeout = vote_timeout
         self._snapshots = snapshots
         self._owner = owner
         self._lanes: dict[ServerID, PeerLane] = {}
@@ -193,7 +193,7 @@ class Outbound:
         server = self._core.configuration.get(vote.peer)
         if server is None:
             return
-        timeout = self._vote_timeout
+        timeout = self.vote_timeout
         try:
             if vote.pre_vote:
                 request = RequestPreVoteRequest(
@@ -233,7 +233,7 @@ class Outbound:
         accepted = True
         try:
             await self._transport.timeout_now(
-                server, TimeoutNowRequest(self._header), self._vote_timeout
+                server, TimeoutNowRequest(self._header), self.vote_timeout
             )
         except TransportError as error:
             _log.warning("TimeoutNow to %s: %s", peer, error)
@@ -249,7 +249,7 @@ class Outbound:
         leader = self._owner.leader
         alive = False
         if leader is not None and leader.id == peer:
-            alive = await self._transport.probe(leader.address, self._vote_timeout)
+            alive = await self._transport.probe(leader.address, self.vote_timeout)
         if not self._closed:
             self._core.on_leader_probed(peer, alive, self._owner.now_ns())
             self._owner.wake()

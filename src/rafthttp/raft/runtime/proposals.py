@@ -9,8 +9,15 @@ import asyncio
 from collections import deque
 from typing import Any, NamedTuple
 
-from rafthttp.raft.errors import EntryTooLargeError, OverloadedError, RaftError
-from rafthttp.raft.types import Index, LogType
+from rafthttp.raft.errors import (
+    DifferentLeaderError,
+    EntryTooLargeError,
+    NotLeaderError,
+    OverloadedError,
+    RaftError,
+    UnknownLeaderError,
+)
+from rafthttp.raft.types import Index, Leader, LogType
 
 
 def check_command(data: object) -> None:
@@ -21,6 +28,15 @@ def check_command(data: object) -> None:
     """
     if not isinstance(data, bytes):
         raise TypeError(f"a command must be bytes, not {type(data).__name__}")
+
+
+def not_leader_error(leader: Leader | None) -> NotLeaderError:
+    """What a server answers that does not lead: who does, where it is known."""
+    if leader is None:
+        return UnknownLeaderError("this server does not lead, and knows no leader")
+    return DifferentLeaderError(
+        f"this server does not lead; {leader.id} at {leader.address} does", leader=leader
+    )
 
 
 class Proposal(NamedTuple):

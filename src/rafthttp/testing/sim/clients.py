@@ -116,7 +116,14 @@ class Clients:
         self._cluster.checks.reads.on_asked(
             self._reads, self._cluster.checks.states.committed_index
         )
-        server.live.on_read(self._reads, server.local_ns())
+        core = server.live
+        leased = core.lease_read_index(server.local_ns()) if server.config.lease_reads else None
+        if leased is not None:
+            world.seen["lease_read"] += 1
+            self._cluster.checks.reads.on_confirmed(server.id, self._reads, leased)
+            self.on_read(server, self._reads)
+            return
+        core.on_read(self._reads, server.local_ns())
         server.turn()
         world.after(_TIMEOUT_NS, self._timed_out, asked)
 

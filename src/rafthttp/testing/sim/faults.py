@@ -51,6 +51,8 @@ class Faults:
         mixed_pre_vote, mixed_early_campaign: each server has it or has it not (S18).
         mixed_batches: each server has its own batch sizes and pipeline depth.
         mixed_timeouts: each server has its own election timeout, up to twice the others'.
+        lease_reads: reads are served by lease. Leases ask for equal timeouts, clocks that differ by
+            less than a tenth, and no early campaigns: those faults are left out then, and Go too.
         go_followers: so many of the servers are models of a follower in Go.
     """
 
@@ -83,6 +85,7 @@ class Faults:
     mixed_early_campaign: bool = False
     mixed_batches: bool = False
     mixed_timeouts: bool = False
+    lease_reads: bool = False
     go_followers: int = 0
 
     @classmethod
@@ -97,7 +100,11 @@ class Faults:
                 chosen[name] = least * (most / least) ** rng.random()
         whole = {name: int(value) for name, value in chosen.items() if name in _WHOLE}
         flags = {name: rng.random() < 0.35 for name in _FLAGS}
-        if rng.random() < 0.15:
+        flags["lease_reads"] = rng.random() < 0.2
+        if flags["lease_reads"]:
+            flags["mixed_timeouts"] = flags["mixed_early_campaign"] = False
+            whole["skew_ppm_max"] = min(whole.get("skew_ppm_max", 0), _LEASE_SKEW_PPM_MAX)
+        elif rng.random() < 0.15:
             whole["go_followers"] = 1
         return replace(cls(), **{**chosen, **whole, **flags})  # type: ignore[arg-type] # by name
 
@@ -135,6 +142,8 @@ _SWARM: Final[dict[str, tuple[float, float]]] = {
     "transfer_rate": (1, 15),
     "snapshot_rate": (2, 30),
 }
+# Two clocks may then differ by just under a tenth.
+_LEASE_SKEW_PPM_MAX: Final = 45_000
 _WHOLE: Final = ("latency_ns_max", "fsync_ns_max", "skew_ppm_max")
 _FLAGS: Final = (
     "compact_to_tip",

@@ -15,12 +15,10 @@ from rafthttp.testing.coremember import (
     Message,
     Probe,
     Request,
-    Snapshot,
     SnapshotFrame,
     TimeoutNow,
 )
 from rafthttp.testing.invariants import InvariantError
-from rafthttp.testing.sim.faults import MS
 from rafthttp.testing.sim.process import Process
 
 if TYPE_CHECKING:
@@ -59,15 +57,7 @@ def receive(
             if core.on_install_snapshot(
                 number, source, ask.term, snapshot.last_index, snapshot.last_term, now
             ):
-                _stream(server, number, snapshot)
-
-
-def _stream(server: Process, number: int, snapshot: Snapshot) -> None:
-    """A snapshot takes its time, and may arrive broken."""
-    world, faults = server.cluster.world, server.cluster.active_faults
-    whole = world.rng.random() >= faults.snapshot_failure_chance
-    world.seen["install" if whole else "broken_install"] += 1
-    world.after(1 + world.below(20 * MS), server.install, number, server.life, snapshot, whole)
+                server.begin_install(number, ask, snapshot)
 
 
 def _on_frame(

@@ -20,6 +20,7 @@ from rafthttp.testing.coremember import (
     Probe,
     Request,
     SnapshotFrame,
+    TimeoutNow,
 )
 from rafthttp.testing.sim.faults import MS, Faults
 from rafthttp.testing.sim.inbound import receive
@@ -108,7 +109,7 @@ class Network:
         body = message.body
         if (
             faults.duplicate_chance
-            and not isinstance(body, Answer | SnapshotFrame)
+            and not isinstance(body, Answer | SnapshotFrame | TimeoutNow)
             and world.rng.random() < faults.duplicate_chance
         ):
             world.seen["duplicate"] += 1
@@ -144,6 +145,8 @@ class Network:
         if target.core is None:
             self._refused(message)
             return
+        if isinstance(message.body, TimeoutNow) and self._is_outlived(message):
+            return
         if target.defer(self._deliver, message):
             return
         self._world.note(message.number, target.number)
@@ -152,6 +155,10 @@ class Network:
         else:
             receive(self, target, target.core, message, message.body)
         target.turn()
+
+    def _is_outlived(self, message: Message) -> bool:
+        """A TimeoutNow whose sender has died since; no promise covers it (see `core.lease`)."""
+        return self._cluster.processes[message.source].life != message.life
 
     def _on_answer(self, asker: Process, message: Message, answer: Answer) -> None:
         if message.life != asker.life or (message.link is not None and not message.link.open):

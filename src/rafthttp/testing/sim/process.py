@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from rafthttp.testing.sim.cluster import Cluster
 
 _TURNS_MAX = 100
+# A snapshot takes up to this to arrive, and up to this to become visible and be told of.
+_INSTALL_NS_MAX = 20_000_000
+_RENAME_NS_MAX = 5_000_000
 
 
 class Process:
@@ -72,6 +75,8 @@ class Process:
         self.wiped: Disk | None = None
         """What the disk held when it was wiped, until no configuration counts on it."""
         self._timer_ns = 0
+        # The RPC of the snapshot being taken in, and whether it may be visible already.
+        self._installing: tuple[RpcId, bool] | None = None
 
     # -- what invariants see
 
@@ -124,8 +129,11 @@ class Process:
         disk = self.disk
         initial = disk.initial_state()
         self.life += 1
-        self.base = initial.snapshot_index
-        # Entries the snapshot covers are gone after a restart; the core sees the log behind it.
+        assert initial.log_base is not None, "the disk says where it begins"
+        # The core's log begins behind an entry that is held, or behind the snapshot.
+        self.base = initial.log_base[0]
+        if self.base < initial.snapshot_index:
+            self.base -= 1
         disk.entries = disk.entries[max(self.base - disk.base, 0) :]
         disk.entries = disk.entries[: initial.last_index - self.base]
         disk.base = self.base
@@ -134,6 +142,7 @@ class Process:
         self.machine = Machine() if snapshot is None else self._state_of(snapshot)
         self.durable_seq = 0
         self._timer_ns = 0
+        self._installing = None
         self.core = Consensus(
             self.config,
             initial,
@@ -390,30 +399,61 @@ class Process:
         self.base = first - 1
         core.on_compacted(snapshot.last_index, snapshot.last_term, first)
 
-    def install(self, rpc: RpcId, life: int, snapshot: Snapshot, whole: bool) -> None:
-        """A streamed snapshot has arrived, whole or not."""
+    def begin_install(self, rpc: RpcId, ask: SendSnapshot, snapshot: Snapshot) -> None:
+        """The core takes a snapshot: its bytes begin to come."""
+        core, world = self.live, self.cluster.world
+        if self._installing is not None:
+            # A leader sends one at a time: the one before is dead, unless it counts already.
+            before, visible = self._installing
+            if visible:
+                core.on_snapshot_failed(rpc, self.local_ns())
+                return
+            core.on_snapshot_failed(before, self.local_ns())
+        self._installing = (rpc, False)
+        whole = world.rng.random() >= self.cluster.active_faults.snapshot_failure_chance
+        world.seen["install" if whole else "broken_install"] += 1
+        wait = 1 + world.below(_INSTALL_NS_MAX)
+        world.after(wait, self._arrived, self.life, rpc, ask, snapshot if whole else None)
+
+    def _arrived(self, life: int, rpc: RpcId, ask: SendSnapshot, snapshot: Snapshot | None) -> None:
+        """All its bytes are here, or (None) it broke."""
         core = self.core
-        if (
-            core is None
-            or life != self.life
-            or self.defer(self.install, rpc, life, snapshot, whole)
-        ):
+        if core is None or life != self.life or self._installing != (rpc, False):
             return
+        if self.defer(self._arrived, life, rpc, ask, snapshot):
+            return
+        self._installing = None
         now = self.local_ns()
-        if not whole:
+        if snapshot is None:
             core.on_snapshot_failed(rpc, now)
-            self.turn()
+        elif core.on_snapshot_arrived(rpc, ask.term, snapshot.last_index, snapshot.last_term, now):
+            self._installing = (rpc, True)
+            world = self.cluster.world
+            world.after(world.below(_RENAME_NS_MAX), self._renamed, life, rpc, snapshot)
+        self.turn()
+
+    def _renamed(self, life: int, rpc: RpcId, snapshot: Snapshot) -> None:
+        """It is visible: a restart begins from it."""
+        if self.core is None or life != self.life:
             return
         own = self.disk.snapshot
         if own is None or own.last_index < snapshot.last_index:
             self.disk.snapshot = snapshot
+        world = self.cluster.world
+        world.after(world.below(_RENAME_NS_MAX), self._installed, life, rpc, snapshot)
+
+    def _installed(self, life: int, rpc: RpcId, snapshot: Snapshot) -> None:
+        core = self.core
+        if core is None or life != self.life or self.defer(self._installed, life, rpc, snapshot):
+            return
+        self._installing = None
         if core.on_snapshot_installed(
             rpc,
             snapshot.last_index,
             snapshot.last_term,
             snapshot.configuration,
             snapshot.configuration_index,
-            now,
+            self.local_ns(),
         ):
             if core.first_index == snapshot.last_index + 1:
                 self.base, self.log = snapshot.last_index, []

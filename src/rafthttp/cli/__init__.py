@@ -13,6 +13,7 @@ from rafthttp.cli.cluster import cluster
 from rafthttp.cli.kv import app as kv_app
 from rafthttp.cli.nodes import leave, status, transfer
 from rafthttp.cli.output import CommandFailedError, out, print_error
+from rafthttp.cli.recover import recover
 from rafthttp.cli.serve import serve
 
 app: Final = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(cluster)
 app.command()(status)
 app.command()(leave)
 app.command()(transfer)
+app.command()(recover)
 app.add_typer(kv_app, name="kv")
 
 # click's own, which newer versions of typer carry inside: its public subclass is common to all.

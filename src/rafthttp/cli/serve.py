@@ -133,7 +133,7 @@ def serve(
     if carrier not in ("auto", "raw", "websocket"):
         raise CommandFailedError(f"--carrier is {carrier!r}; it must be auto, raw or websocket")
     _check_path(path)
-    host, port = _parse_address(listen, "--listen")
+    host, port = parse_address(listen, "--listen")
     token = read_token(token_file)
     mutual_tls = tls_ca is not None
     if insecure and (token or allow or mutual_tls):
@@ -186,7 +186,12 @@ def _tls(
     return material
 
 
-def _parse_address(text: str, option: str) -> tuple[str, int]:
+def parse_address(text: str, option: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; `option` is what to call it.
+
+    Raises:
+        CommandFailedError: it is something else.
+    """
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not bare or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
@@ -220,7 +225,7 @@ def _missing_for_others(
 
 
 def _checked_advertise(advertise: str) -> str:
-    host, _ = _parse_address(advertise, "--advertise")
+    host, _ = parse_address(advertise, "--advertise")
     if _is_unspecified(host):
         raise CommandFailedError(
             f"--advertise {advertise} names no host: give the one at which the other nodes"

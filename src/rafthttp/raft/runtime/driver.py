@@ -491,8 +491,8 @@ class Driver:
                 watcher.exception()
         self.applier.close(stopped)
         self.inbound.close()
+        await self.restores.close()  # first: an install may wait for a restore
         await self.inbound.installer.close()
-        await self.restores.close()
         await self._outbound.close()
         await self.snapshots.close()
         await self._transport.close()

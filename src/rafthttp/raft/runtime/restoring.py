@@ -175,6 +175,7 @@ class Restores:
             return False
         self._copying.give_up()
         self._task.cancel()
+        self._owner.core.on_restore_failed(self._owner.now_ns())
         return True
 
     async def close(self) -> None:

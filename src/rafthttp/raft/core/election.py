@@ -144,15 +144,14 @@ def may_campaign(server: Server) -> bool:
 def is_outsider(server: Server, candidate: ServerID, last_index: Index, last_term: Term) -> bool:
     """Whether the candidate has no business asking (S53, S54).
 
-    It does not vote in the latest configuration here, and its log is not ahead of this one. Were
-    its log ahead, it might have been added by an entry that is missing here, and this vote could be
-    the one that is needed; a removed server's log never is, for what removed it is in this log.
+    By what is known here it may not lead, and its log is not ahead of this one. Were its log ahead,
+    it might have been added by an entry that is missing here, and this vote could be the one that
+    is needed; a removed server's log never is, for what removed it is in this log.
     """
     log = server.log
     if (last_term, last_index) > (log.last_term, log.last_index):
         return False
-    latest = server.members.latest
-    return bool(latest.servers) and not latest.has_vote(candidate)
+    return bool(server.members.latest.servers) and not server.members.may_lead(candidate)
 
 
 def sticks_to_leader(server: Server, candidate: ServerID) -> bool:

@@ -61,12 +61,20 @@ class Membership:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this server may still be needed as a leader.
+        """Whether this server may still be needed as a leader. One that votes nowhere is not."""
+        return self.is_voter or self.may_lead(self._local_id)
+
+    def may_lead(self, server_id: ServerID) -> bool:
+        """Whether that server may still be needed as a leader.
 
         A voter of the committed configuration that an uncommitted one leaves out may hold the only
-        copy of that entry (Raft thesis §4.2.2; S58). A nonvoter of both never campaigns (S25).
+        copy of that entry (Raft thesis §4.2.2; S58). It campaigns, so it gets votes as well: were
+        it refused, its terms alone could keep every other candidate from being heard. A nonvoter
+        of both never leads (S25).
         """
-        return self.is_voter or (len(self._entries) > 1 and self.committed.has_vote(self._local_id))
+        return self.latest.has_vote(server_id) or (
+            len(self._entries) > 1 and self.committed.has_vote(server_id)
+        )
 
     def append(self, index: Index, configuration: Configuration) -> None:
         """An entry of the log is a configuration: it counts from now on."""

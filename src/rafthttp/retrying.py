@@ -82,7 +82,7 @@ async def retry(
                 raise
             if remaining <= 0:
                 raise TimedOutError(
-                    f"not done within {timeout:g} s: {error}",
+                    f"not done within {timeout:.3g} s: {error}",
                     outcome=Outcome.UNKNOWN if is_unknown else Outcome.DEFINITE,
                     leader=error.leader,
                 ) from error

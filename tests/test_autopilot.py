@@ -15,15 +15,22 @@ from rafthttp import (
     BytesSnapshot,
     Config,
     ConfigError,
+    Configuration,
+    LatestConfiguration,
     Log,
     Node,
+    PeerProgress,
+    PeerUnreachableError,
+    RemoteError,
+    Server,
     ServerAddress,
     ServerHealth,
     ServerID,
     State,
     Suffrage,
+    UnknownLeaderError,
 )
-from rafthttp.autopilot import Promote, Remove, decide
+from rafthttp.autopilot import Autopilot, Promote, Remove, decide
 from rafthttp.testing.nodes import address_of, loopback_listener, served, until
 
 # -- the decision
@@ -361,5 +368,121 @@ def test_only_the_leader_tells_of_health() -> None:
             assert now.healthy
             assert all((server.last_contact or 0) < 0.5 for server in now.servers)
         assert n1.health() is None
+
+    run(scenario)
+
+
+# -- before a removal, against a small model of a server
+
+
+class ModelRaft:
+    """A leader of five, n5 of which is silent; `heard_again` makes it speak at the last moment."""
+
+    def __init__(self) -> None:
+        self.id = ServerID("n1")
+        self.state = State.LEADER
+        self.current_term = 3
+        self.commit_index = 7
+        servers = tuple(Server(ServerID(f"n{n}"), ServerAddress(f"n{n}:1")) for n in range(1, 6))
+        self.latest = LatestConfiguration(Configuration(servers), 7)
+        self.answer: Exception | str = PeerUnreachableError("nobody there")
+        self.leads = True
+        self.heard_again = False
+        self.dialled = 0
+        self.removed: list[tuple[str, int]] = []
+        self._silent_since = asyncio.get_running_loop().time()
+
+    def get_configuration(self) -> LatestConfiguration:
+        return self.latest
+
+    def peer_progress(self, server_id: ServerID) -> PeerProgress:
+        now = asyncio.get_running_loop().time()
+        return PeerProgress(7, self._silent_since if server_id == "n5" else now)
+
+    async def wait_caught_up(self, server_id: ServerID, *, timeout: float) -> None:
+        raise AssertionError("nobody is being joined")
+
+    async def verify_leader(self, *, timeout: float | None = None) -> None:
+        if self.heard_again:
+            self._silent_since = asyncio.get_running_loop().time()
+        if not self.leads:
+            raise UnknownLeaderError("it does not")
+
+    async def identify(self, address: ServerAddress, *, timeout: float) -> ServerID:
+        assert address == "n5:1"
+        self.dialled += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return ServerID(self.answer)
+
+    async def add_voter(
+        self,
+        server_id: ServerID,
+        address: ServerAddress,
+        prev_index: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> int:
+        raise AssertionError("nobody is being joined")
+
+    async def remove_server(
+        self, server_id: ServerID, prev_index: int = 0, *, timeout: float | None = None
+    ) -> int:
+        self.removed.append((server_id, prev_index))
+        self.latest = LatestConfiguration(self.latest.configuration.without(server_id), 8)
+        self.commit_index = 8
+        return 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_removed"),
+    [
+        ({}, True),
+        ({"answer": "n9"}, True),  # another server is at its address
+        ({"answer": "n5"}, False),
+        ({"answer": RemoteError("this server has no state")}, False),
+        ({"leads": False}, False),
+        ({"heard_again": True}, False),
+    ],
+)
+def test_the_last_look_before_a_removal(changes: dict[str, Any], *, is_removed: bool) -> None:
+    async def scenario() -> None:
+        raft = ModelRaft()
+        for name, value in changes.items():
+            setattr(raft, name, value)
+        config = replace(QUICK, update_interval=0.02, dead_server_last_contact_threshold=0.6)
+        flying = asyncio.create_task(Autopilot(raft, config, 0.1).run())
+        try:
+            await until(lambda: raft.dialled >= 1 + (not is_removed), "it is dialled")
+            if is_removed:
+                await until(lambda: raft.removed, "it is removed")
+        finally:
+            flying.cancel()
+            await asyncio.gather(flying, return_exceptions=True)
+        assert raft.removed == ([("n5", 7)] if is_removed else [])
+
+    run(scenario)
+
+
+def test_nothing_is_changed_while_a_change_is_not_committed() -> None:
+    async def scenario() -> None:
+        raft = ModelRaft()
+        raft.latest = LatestConfiguration(raft.latest.configuration, 8)
+        config = replace(QUICK, update_interval=0.02, dead_server_last_contact_threshold=0.6)
+        autopilot = Autopilot(raft, config, 0.1)
+        flying = asyncio.create_task(autopilot.run())
+
+        def silent() -> float:
+            now = autopilot.health()
+            return 0.0 if now is None else now.servers[4].silent_for
+
+        try:
+            await until(lambda: silent() > 0.8, "it is dead for a while")
+            assert raft.dialled == 0
+            raft.commit_index = 8
+            await until(lambda: raft.removed, "it is removed")
+        finally:
+            flying.cancel()
+            await asyncio.gather(flying, return_exceptions=True)
 
     run(scenario)

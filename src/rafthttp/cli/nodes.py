@@ -59,13 +59,16 @@ def _show(answer: dict[str, Any], others: dict[str, dict[str, Any] | str]) -> No
         f"log to {answer['last_index']}, committed to {answer['commit_index']},"
         f" applied to {answer['applied_index']}"
     )
-    table = Table("id", "address", "suffrage", "role", "log", "applied", box=None, pad_edge=False)
+    health = _health([answer, *(said for said in others.values() if not isinstance(said, str))])
+    names = ("id", "address", "suffrage", "role", "log", "applied", "health")
+    table = Table(*names, box=None, pad_edge=False)
     for server in answer["servers"]:
         said = answer if server["id"] == answer["id"] else others[server["id"]]
         figures = ["no answer", "", ""]
         if not isinstance(said, str):
             figures = [said["state"], str(said["last_index"]), str(said["applied_index"])]
-        cells = [server["id"], server["address"], server["suffrage"], *figures]
+        well = health.get(server["id"], "")
+        cells = [server["id"], server["address"], server["suffrage"], *figures, well]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     for server_id, said in others.items():
@@ -78,6 +81,24 @@ def _show(answer: dict[str, Any], others: dict[str, dict[str, Any] | str]) -> No
         )
     if answer.get("join_error"):
         console.print(f"not joined yet: {escape(answer['join_error'])}")
+
+
+def _health(answers: list[dict[str, Any]]) -> dict[str, str]:
+    """How the leader sees each member; empty where it did not answer."""
+    for answer in answers:
+        if answer.get("state") == "leader" and isinstance(answer.get("health"), dict):
+            return {server["id"]: _health_text(server) for server in answer["health"]["servers"]}
+    return {}
+
+
+def _health_text(server: dict[str, Any]) -> str:
+    if server["healthy"]:
+        return "healthy"
+    if server["last_contact"] is None:
+        return "not heard yet"
+    if server["silent_for"] >= 1:
+        return f"silent for {server['silent_for']:.0f} s"
+    return f"{server['lag']} behind, heard {server['last_contact']:.1f} s ago"
 
 
 async def _ask_members(

@@ -20,7 +20,9 @@ import uvicorn
 from rafthttp import (
     Authorize,
     AutopilotConfig,
+    Config,
     Node,
+    ServerID,
     allow_cidrs,
     allow_everybody,
     bearer_token,
@@ -81,6 +83,7 @@ async def _serve(options: ServeOptions) -> None:
             scheme=options.scheme,
             timeout=options.timeout,
             carrier=options.carrier,
+            config=_config(options),
             autopilot=AutopilotConfig(
                 server_stabilization_time=options.server_stabilization_time,
                 cleanup_dead_servers=options.cleanup_dead_servers,
@@ -97,6 +100,12 @@ async def _serve(options: ServeOptions) -> None:
             await node.stop(hand_over=0)  # that was done while requests were still taken
     finally:
         listener.close()
+
+
+def _config(options: ServeOptions) -> Config:
+    leases = options.lease_reads
+    # A follower that campaigns early breaks the promise that a lease rests on.
+    return Config(ServerID(options.node_id), lease_reads=leases, early_campaign=not leases)
 
 
 async def _serve_node(

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -29,6 +31,9 @@ func (n *node) postApply(r *http.Request) (any, error) {
 	future := n.raft.ApplyLog(raft.Log{Data: data, Extensions: extensions}, timeout)
 	if err := future.Error(); err != nil {
 		return nil, err
+	}
+	if refusal, refused := future.Response().(error); refused {
+		return nil, refusal
 	}
 	return map[string]any{"index": future.Index(), "response": future.Response()}, nil
 }
@@ -91,8 +96,25 @@ func (n *node) postVerify(*http.Request) (any, error) {
 	return done(n.raft.VerifyLeader())
 }
 
+// postSnapshot takes a snapshot and tells its content's digest: replicas that applied the same write
+// the same bytes.
 func (n *node) postSnapshot(*http.Request) (any, error) {
-	return done(n.raft.Snapshot())
+	future := n.raft.Snapshot()
+	if err := future.Error(); err != nil {
+		return nil, err
+	}
+	meta, content, err := future.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, content); err != nil {
+		return nil, err
+	}
+	return map[string]any{
+		"index": meta.Index, "size": meta.Size, "sha256": hex.EncodeToString(sum.Sum(nil)),
+	}, nil
 }
 
 // postTransfer hands leadership to `id` at `address`, or to whom raft picks.

@@ -71,6 +71,7 @@ func fail(err error) failure {
 	outcome := "unknown"
 	for _, definite := range []error{
 		raft.ErrNotLeader, raft.ErrEnqueueTimeout, raft.ErrLeadershipTransferInProgress, errBadRequest,
+		errSessionFormat, errSessionExpired, errRequestReused, errOverloaded,
 	} {
 		if errors.Is(err, definite) {
 			outcome = "definite"

@@ -97,7 +97,7 @@ func startNode(o *options) (*node, error) {
 			return nil, err
 		}
 	}
-	n.raft, err = raft.NewRaft(o.raft, n.fsm, s.logs, s.stable, s.snapshots, transport)
+	n.raft, err = raft.NewRaft(o.raft, newSessionFSM(n.fsm), s.logs, s.stable, s.snapshots, transport)
 	if err != nil {
 		return nil, err
 	}

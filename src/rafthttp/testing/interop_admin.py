@@ -18,13 +18,17 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from rafthttp import (
+    FileSnapshotStore,
     LogStore,
+    MemorySnapshotStore,
     MemoryStore,
     Node,
+    Outcome,
     RaftError,
     RaftHttpError,
     ServerAddress,
     ServerID,
+    SnapshotStore,
     SqliteStore,
     Suffrage,
     change_membership,
@@ -46,13 +50,18 @@ Answer = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
 class InteropNode(Node):
-    """A `Node` that keeps hold of its log, to show it."""
+    """A `Node` that keeps hold of its log and its snapshots, to show them."""
 
     store: MemoryStore | SqliteStore
+    snapshots: MemorySnapshotStore | FileSnapshotStore
 
     async def _open_store(self) -> MemoryStore | SqliteStore:
         self.store = await super()._open_store()
         return self.store
+
+    async def _open_snapshots(self) -> MemorySnapshotStore | FileSnapshotStore:
+        self.snapshots = await super()._open_snapshots()
+        return self.snapshots
 
 
 class Admin:
@@ -193,15 +202,17 @@ class Admin:
         return _summary(took, errors, time.perf_counter() - begin)
 
     async def _snapshot(self, _: Request) -> dict[str, Any]:
-        await self._method("snapshot")()
-        return {}
+        meta = await self.node.raft.snapshot()
+        digest = await asyncio.to_thread(_digest, self.node.snapshots, meta.id)
+        return {"index": meta.index, "size": meta.size, "sha256": digest}
 
     async def _transfer(self, request: Request) -> dict[str, Any]:
+        raft = self.node.raft
         if server_id := request.query_params.get("id"):
-            to_server = self._method("leadership_transfer_to_server")
-            await to_server(server_id, request.query_params["address"])
+            address = ServerAddress(request.query_params["address"])
+            await raft.leadership_transfer_to_server(ServerID(server_id), address)
         else:
-            await self._method("leadership_transfer")()
+            await raft.leadership_transfer()
         return {}
 
     async def _add_voter(self, request: Request) -> dict[str, Any]:
@@ -236,20 +247,14 @@ class Admin:
             kind, node.path, dial_tcp(), node.id, node.address, via, _JOIN_TIMEOUT
         )
 
-    def _method(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """A method of `Raft` by name."""
-        method: Callable[..., Awaitable[Any]] = getattr(self.node.raft, name)
-        return method
-
 
 def _served(call: Answer) -> Callable[[Request], Awaitable[JSONResponse]]:
     async def serve(request: Request) -> JSONResponse:
         try:
             return JSONResponse(await call(request))
-        except RaftError as error:
-            body = {"error": str(error), "outcome": error.outcome.value}
         except (RaftHttpError, ValueError, KeyError) as error:
-            body = {"error": f"{type(error).__name__}: {error}", "outcome": "unknown"}
+            outcome = error.outcome if isinstance(error, RaftError) else Outcome.UNKNOWN
+            body = {"error": f"{type(error).__name__}: {error}", "outcome": outcome.value}
         return JSONResponse(body, status_code=409)
 
     return serve
@@ -284,6 +289,16 @@ def _described(store: LogStore, first: int, last: int) -> list[dict[str, Any]]:
             )
             first += 1
     return found
+
+
+def _digest(store: SnapshotStore, snapshot_id: str) -> str:
+    """SHA-256 of a snapshot's content. Waits for the disk."""
+    _, source = store.open(snapshot_id)
+    with source:
+        chain = hashlib.sha256()
+        while piece := source.read(_READ_SIZE_BYTES):
+            chain.update(piece)
+    return chain.hexdigest()
 
 
 def rfc3339_nano(ns: int | None) -> str:

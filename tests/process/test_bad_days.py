@@ -231,8 +231,10 @@ def test_a_gigabyte_of_garbage(cluster: ServeCluster) -> None:
             for _ in range(1024):
                 stream.sendall(noise)
         assert read_to_end(stream) == b""
-    # Measured: 1 MiB, and no more after 150 rounds of the last head.
-    eventually(lambda: resident_bytes(pid_of(victim)) < memory + 10 * MIB, "memory does not grow")
+    # Measured: 1 MiB where nothing else runs, and no more after 150 rounds of the last head. On a
+    # busy machine the allocator may keep what two bodies took before they were refused: 16 MiB of
+    # a value, 17 MiB of a forwarded call.
+    eventually(lambda: resident_bytes(pid_of(victim)) < memory + 40 * MIB, "memory does not grow")
     assert term_of(cluster, leader) == term
     assert cluster.leader() is leader
     assert put(cluster, victim, "after") == 204

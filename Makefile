@@ -32,7 +32,9 @@ test: $(STAMP)  ## run the test suite
 
 interop:  ## build the real hashicorp/raft member that mixed clusters are tested with
 	@command -v $(GO) >/dev/null || { echo "make interop: Go 1.20 or newer is needed" >&2; exit 1; }
-	cd interop/go && $(GO) build -mod=readonly -trimpath -o ../../$(INTEROP) .
+	@# A build that fails must not leave an older program to be tested.
+	cd interop/go && $(GO) build -mod=readonly -buildvcs=false -trimpath -o ../../$(INTEROP) . \
+		|| { rm -f ../../$(INTEROP); exit 1; }
 
 soak: $(STAMP)  ## run the long tests
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
@@ -48,6 +50,7 @@ verify: $(STAMP)  ## check format, types and the arrows between rooms; only read
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+	@if command -v $(GO) >/dev/null; then cd interop/go && test -z "$$(gofmt -l .)" && $(GO) vet .; fi
 
 fix: $(STAMP)  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,7 +16,7 @@ const logPageMax = 10000
 type server struct {
 	ID       string `json:"id"`
 	Address  string `json:"address"`
-	Suffrage string `json:"suffrage"` // "voter" or "nonvoter"
+	Suffrage string `json:"suffrage"` // "voter", "nonvoter" or "staging"
 }
 
 type stats struct {
@@ -62,10 +63,7 @@ func (n *node) getConfiguration(*http.Request) (any, error) {
 	}
 	servers := []server{}
 	for _, s := range future.Configuration().Servers {
-		suffrage := "nonvoter"
-		if s.Suffrage == raft.Voter {
-			suffrage = "voter"
-		}
+		suffrage := strings.ToLower(s.Suffrage.String())
 		servers = append(servers, server{string(s.ID), string(s.Address), suffrage})
 	}
 	return map[string]any{"index": future.Index(), "servers": servers}, nil

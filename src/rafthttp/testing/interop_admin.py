@@ -30,7 +30,6 @@ from rafthttp import (
     ServerID,
     SnapshotStore,
     SqliteStore,
-    Suffrage,
     change_membership,
     dial_tcp,
 )
@@ -126,7 +125,7 @@ class Admin:
             {
                 "id": server.id,
                 "address": server.address,
-                "suffrage": "voter" if server.suffrage is Suffrage.VOTER else "nonvoter",
+                "suffrage": server.suffrage.name.lower(),
             }
             for server in latest.configuration
         ]

@@ -43,6 +43,7 @@ class ServeOptions:
     dead_server_last_contact_threshold: float
     min_quorum: int
     hand_over: float
+    lease_reads: bool
     sessions: bool
     stop_with_stdin: bool
 
@@ -109,6 +110,9 @@ def serve(
         float, typer.Option(metavar="SECONDS", help="Silence after which a node is dead.")
     ] = 86400.0,
     min_quorum: Annotated[int, typer.Option(help="Remove no voter where fewer would be left.")] = 3,
+    lease_reads: Annotated[
+        bool, typer.Option("--lease-reads", help="Read without a round trip; on all nodes or none.")
+    ] = False,
     hand_over: Annotated[
         float, typer.Option(help="Most seconds for a leader to hand over before it stops.")
     ] = 0.4,
@@ -164,6 +168,7 @@ def serve(
         dead_server_last_contact_threshold=dead_server_last_contact_threshold,
         min_quorum=min_quorum,
         hand_over=hand_over,
+        lease_reads=lease_reads,
         sessions=sessions,
         stop_with_stdin=stop_with_stdin,
     )

@@ -86,3 +86,18 @@ def test_a_stale_previous_index_is_refused(make_cluster: ClusterFactory, shape: 
     with pytest.raises(RefusedError, match="configuration"):
         leader.post("demote", id=third.id, prev=1)
     assert leader.servers()[third.id][1] == "voter"
+
+
+@pytest.mark.parametrize("shape", ["pgg", "gpp", "gpg"])
+def test_a_leader_is_removed(make_cluster: ClusterFactory, shape: str) -> None:
+    """It steps down once its own removal is committed; the others, in whatever language, go on."""
+    cluster = make_cluster(shape)
+    old = cluster.start_all()
+    cluster.apply(command("before"))
+    old.post("remove", id=old.id)
+    cluster.wait_suffrage(old, None)
+    old.kill()
+    assert cluster.wait_leader() is not old
+    cluster.apply(command("after"))
+    assert cluster.wait_level()["applied"] == 2
+    cluster.assert_logs_equal()

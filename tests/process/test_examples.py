@@ -91,6 +91,37 @@ def test_the_counter_counts_on_every_replica_and_survives_a_kill(
         assert client.post(f"http://{replicas[2].address}/add/4").json() == 10
 
 
+def test_a_payment_is_made_once_whoever_is_asked_again(
+    start: Callable[[str], list[Replica]],
+) -> None:
+    replicas = start("fastapi_payments.py")
+    with httpx.Client(timeout=15, trust_env=False) as client:
+
+        def pay(replica: Replica, key: str, cents: int) -> httpx.Response:
+            payment = {"to": "shop", "cents": cents}
+            headers = {"Idempotency-Key": key}
+            return client.post(f"http://{replica.address}/pay", json=payment, headers=headers)
+
+        def balance(replica: Replica) -> str | None:
+            try:
+                answer = client.get(f"http://{replica.address}/balance/shop")
+            except httpx.TransportError:
+                return None
+            return answer.text if answer.status_code == 200 else None
+
+        for replica in replicas:
+            eventually(partial(balance, replica), f"{replica.name} to serve")
+        assert [pay(replica, "first", 100).text for replica in replicas] == ["100"] * 3
+        assert pay(replicas[2], "second", 50).text == "150"
+        assert [pay(replica, "first", 100).text for replica in replicas] == ["100"] * 3
+        assert pay(replicas[1], "first", 999).status_code == 422
+        replicas[0].process.kill()
+        replicas[0].process.wait(10)
+        for replica in replicas[1:]:
+            eventually(lambda r=replica: pay(r, "first", 100).text == "100", f"{replica.name}")  # type: ignore[misc] # mypy infers no lambda with defaults
+            assert balance(replica) == "150"
+
+
 def test_one_replica_works_and_another_takes_over(
     start: Callable[[str], list[Replica]],
 ) -> None:

@@ -10,6 +10,7 @@ expires first is first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 from rafthttp.raft.errors import (
@@ -182,8 +183,9 @@ class SessionTable:
     def _move(self, appended_at_ns: int | None) -> None:
         if appended_at_ns is None or not 0 < appended_at_ns < _TIME_NS_END:
             return
-        if self.last_ns:
-            self.clock_ns += min(max(appended_at_ns - self.last_ns, 0), STEP_NS_MAX)
+        step = appended_at_ns - self.last_ns if self.last_ns else 0
+        if step > 0:
+            self.clock_ns += min(STEP_NS_MAX, step)
         self.last_ns = appended_at_ns
         if self.clock_ns > self._due_ns:
             self._expire()
@@ -236,7 +238,10 @@ class SessionTable:
         session = self.sessions.get(key)
         if session is None:
             return SessionExpiredError("the session of this request is not known, or expired")
-        self._use(key, session)
+        if session is self._newest:
+            session.used_ns = self.clock_ns
+        else:
+            self._use(key, session)
         if lowest > session.lowest:
             self._forget_below(session, lowest)
         if sequence < session.lowest:
@@ -255,14 +260,13 @@ class SessionTable:
 
     def _forget_below(self, session: Session, lowest: int) -> None:
         answers = session.answers
-        if lowest - session.lowest <= len(answers):
-            gone = [n for n in range(session.lowest, lowest) if n in answers]
-        else:
-            gone = [n for n in answers if n < lowest]
+        numbers: Iterable[int] = range(session.lowest, lowest)
+        if lowest - session.lowest > len(answers):
+            numbers = [number for number in answers if number < lowest]
         size = 0
-        for number in gone:
-            answer = answers.pop(number)
-            if isinstance(answer, bytes):
+        for number in numbers:
+            answer = answers.pop(number, None)
+            if type(answer) is bytes:
                 size += ANSWER_COST_BYTES + len(answer) - 1
         session.lowest = lowest
         session.size -= size

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from rafthttp.testing.processes import free_ports
+from rafthttp.testing.ports import free_ports
 
 _PROGRAM: Final = '''
 import asyncio, hashlib, random, sys

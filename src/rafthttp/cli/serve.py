@@ -43,6 +43,9 @@ class ServeOptions:
     dead_server_last_contact_threshold: float
     min_quorum: int
     hand_over: float
+    snapshot_threshold: int
+    snapshot_interval: float
+    trailing_logs: int
     lease_reads: bool
     sessions: bool
     stop_with_stdin: bool
@@ -113,6 +116,15 @@ def serve(
     lease_reads: Annotated[
         bool, typer.Option("--lease-reads", help="Read without a round trip; on all nodes or none.")
     ] = False,
+    snapshot_threshold: Annotated[
+        int, typer.Option(help="Entries since the last snapshot that make one due.")
+    ] = 8192,
+    snapshot_interval: Annotated[
+        float, typer.Option(help="Seconds between looking whether one is due.")
+    ] = 120.0,
+    trailing_logs: Annotated[
+        int, typer.Option(help="Entries kept behind a snapshot for nodes that lag.")
+    ] = 10240,
     hand_over: Annotated[
         float, typer.Option(help="Most seconds for a leader to hand over before it stops.")
     ] = 0.4,
@@ -168,6 +180,9 @@ def serve(
         dead_server_last_contact_threshold=dead_server_last_contact_threshold,
         min_quorum=min_quorum,
         hand_over=hand_over,
+        snapshot_threshold=snapshot_threshold,
+        snapshot_interval=snapshot_interval,
+        trailing_logs=trailing_logs,
         lease_reads=lease_reads,
         sessions=sessions,
         stop_with_stdin=stop_with_stdin,

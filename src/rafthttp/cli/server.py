@@ -105,7 +105,14 @@ async def _serve(options: ServeOptions) -> None:
 def _config(options: ServeOptions) -> Config:
     leases = options.lease_reads
     # A follower that campaigns early breaks the promise that a lease rests on.
-    return Config(ServerID(options.node_id), lease_reads=leases, early_campaign=not leases)
+    return Config(
+        ServerID(options.node_id),
+        lease_reads=leases,
+        early_campaign=not leases,
+        snapshot_threshold=options.snapshot_threshold,
+        snapshot_interval=options.snapshot_interval,
+        trailing_logs=options.trailing_logs,
+    )
 
 
 async def _serve_node(

@@ -36,6 +36,7 @@ class Checks:
         self._append_only = LeaderAppendOnly()
         self._matching = LogMatching()
         self._monotonic = Monotonic()
+        self._committed_in: dict[Term, Index] = {}
         self.commit_index: Index = 0
 
     def on_step(self, view: View) -> None:
@@ -66,18 +67,20 @@ class Checks:
         assert core.state is State.LEADER
         self._elections.on_leader(view.id, core.term)
         check_request(view.id, view.disk, core.term)
-        check_leader_completeness(
-            view.id, view.base, view.log, self.states.committed, self.states.committed_index
-        )
+        # A late majority may elect it when newer terms have committed already: what counts is what
+        # older terms did.
+        needed = max((i for term, i in self._committed_in.items() if term < core.term), default=0)
+        check_leader_completeness(view.id, view.base, view.log, self.states.committed, needed)
 
     def on_apply(self, server: ServerID, index: Index, entry: Entry) -> None:
         """A server applies an entry."""
         self.states.on_commit(server, index, entry)
 
     def on_leader_commit(
-        self, index: Index, entry: Entry, voters: Iterable[Voter], quorum: int
+        self, term: Term, index: Index, entry: Entry, voters: Iterable[Voter], quorum: int
     ) -> None:
-        """A leader holds an entry for committed."""
+        """The leader of `term` holds an entry for committed."""
+        self._committed_in[term] = index
         check_durable(index, entry, voters, quorum)
 
     def on_hard_state(self, server: ServerID, before: HardState, now: HardState) -> None:

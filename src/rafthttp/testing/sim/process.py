@@ -274,6 +274,7 @@ class Process:
         if core.state is State.LEADER:
             voters = core.configuration.voters
             checks.on_leader_commit(
+                core.term,
                 last,
                 self.log[last - self.base - 1],
                 [self.cluster.voters[v.id] for v in voters],

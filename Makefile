@@ -25,10 +25,10 @@ run: $(STAMP)  ## start a cluster of three nodes on one port each (PORT=8101)
 	@# On a terminal, Ctrl-C goes to the cluster alone, so that make sees it end well (exit code 0).
 	@if [ -t 0 ]; then set -m; fi; $(BIN)/rafthttp cluster --nodes 3 --port $(PORT)
 
-test: $(STAMP)  ## run the test suite
+test: $(STAMP)  ## run the test suite (JOBS=4: four tests at a time)
 	@# Without Go, or where its modules cannot be had, the tests that need it say so and are skipped.
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak' $(if $(JOBS),-n $(JOBS))
 
 interop:  ## build the real hashicorp/raft member that mixed clusters are tested with
 	@command -v $(GO) >/dev/null || { echo "make interop: Go 1.20 or newer is needed" >&2; exit 1; }

@@ -132,9 +132,7 @@ class Driver:
             config, fsm, log_store, snapshot_store, state.snapshot_index, state.snapshot_term, self
         )
         self.restores = Restores(fsm, self)
-        self.sender = SnapshotSender(
-            self.core, transport, self._header, snapshot_store, self.snapshots.workers, self
-        )
+        self.sender = SnapshotSender(self.core, transport, self._header, self.snapshots, self)
         self.inbound.installer = Installer(self.snapshots, self.restores, self)
         self._outbound = Outbound(
             self.core, transport, self._header, config.election_timeout, self.sender, self

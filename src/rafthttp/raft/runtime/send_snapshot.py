@@ -14,8 +14,9 @@ from rafthttp.raft.core.ready import SendSnapshot
 from rafthttp.raft.errors import RaftHttpError, StorageError, TransportError
 from rafthttp.raft.runtime.plausible import is_plausible_term
 from rafthttp.raft.runtime.snapshot_bytes import Progress, counted
-from rafthttp.raft.runtime.worker import Worker, Workers
-from rafthttp.raft.storage.protocols import SnapshotMeta, SnapshotStore
+from rafthttp.raft.runtime.snapshots import Snapshots
+from rafthttp.raft.runtime.worker import Worker
+from rafthttp.raft.storage.protocols import SnapshotMeta
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import Server, ServerID
 from rafthttp.raft.wire.configuration import encode_configuration
@@ -53,7 +54,7 @@ class SnapshotSender:
     """Sends the newest snapshot to whoever needs it.
 
     Args:
-        store: None where no snapshots are kept: then every try fails.
+        snapshots: the server's own.
     """
 
     def __init__(
@@ -61,8 +62,7 @@ class SnapshotSender:
         core: Consensus,
         transport: Transport,
         header: RPCHeader,
-        store: SnapshotStore | None,
-        workers: Workers,
+        snapshots: Snapshots,
         owner: SendOwner,
     ) -> None:
         self.progress: dict[ServerID, Progress] = {}
@@ -70,8 +70,8 @@ class SnapshotSender:
         self._core = core
         self._transport = transport
         self._header = header
-        self._store = store
-        self._workers = workers
+        self._snapshots = snapshots
+        self._workers = snapshots.workers
         self._owner = owner
         self._tasks: dict[ServerID, _Sending] = {}
         self._old: set[asyncio.Task[None]] = set()
@@ -139,10 +139,9 @@ class SnapshotSender:
     async def _transfer(
         self, server: Server, ask: SendSnapshot, worker: Worker
     ) -> tuple[SnapshotMeta, InstallSnapshotResponse]:
-        store = self._store
-        if store is None:
-            raise StorageError("this server keeps none")
-        meta = await self._newest(store, worker)
+        meta = await self._newest(worker)
+        store = self._snapshots.store
+        assert store is not None, "it is from there"
         # `open` may read the whole file for its checksum.
         meta, source = await worker.call(store.open, meta.id)
         progress = Progress(meta.index, meta.size)
@@ -177,12 +176,23 @@ class SnapshotSender:
             # A read that was cancelled may still be going on: this waits for it, on the thread.
             worker.post(file.close)
 
-    async def _newest(self, store: SnapshotStore, worker: Worker) -> SnapshotMeta:
-        """The newest that counts: one of a restore that is not decided yet does not."""
+    async def _newest(self, worker: Worker) -> SnapshotMeta:
+        """The newest that counts, and that the log goes on from.
+
+        One of a restore that is not decided yet does not count. One that ends before the log begins
+        would be sent again and again: a broken one is left out of the list, and an older one may be
+        there.
+        """
+        store, core = self._snapshots.store, self._core
+        if store is None:
+            raise StorageError("it needs entries that are compacted away; no snapshots are kept")
         for meta in await worker.call(store.list):
-            if meta.index <= self._core.commit_index:
-                return meta
-        raise StorageError("it needs entries that are compacted away, and there is no snapshot")
+            if meta.index <= core.commit_index:
+                if meta.index >= core.first_index - 1:
+                    return meta
+                break
+        self._snapshots.renew()
+        raise StorageError("it needs entries that are compacted away, and no snapshot has them")
 
 
 async def _while_moving(

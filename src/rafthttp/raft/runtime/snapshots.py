@@ -105,6 +105,7 @@ class Snapshots:
         self._log_store = log_store
         self._owner = owner
         self._taking: asyncio.Task[SnapshotMeta] | None = None
+        self._is_lost = False
         self._schedule: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -142,6 +143,13 @@ class Snapshots:
     def replaced(self, index: Index, term: Term) -> None:
         """A snapshot from elsewhere is the newest now."""
         self.last_index, self.last_term = index, term
+
+    def renew(self) -> None:
+        """No snapshot is there for the beginning of the log, though there was: take another."""
+        if self._taking is None and not self._closed and self.store is not None:
+            _log.error("the snapshot at index %d cannot be used any more", self.last_index)
+            self._is_lost = True
+            self._begin()
 
     async def compact(self, index: Index) -> None:
         """Drop the log behind a durable snapshot that ends at `index`, but `trailing_logs`."""
@@ -206,7 +214,7 @@ class Snapshots:
         ):
             await applier.wait(goal)
         index = applier.applied
-        if index <= self.last_index:
+        if index <= self.last_index and not (self._is_lost and index):
             raise NothingNewToSnapshotError(
                 f"nothing was applied since the snapshot at {self.last_index}"
                 if self.last_index
@@ -229,8 +237,9 @@ class Snapshots:
             worker.finish()
             self.persisting = None
         self.error = None
+        self._is_lost = False
         _log.info("snapshot %s up to index %d: %d bytes", meta.id, index, meta.size)
-        if index > self.last_index:
+        if index >= self.last_index:
             self.last_index, self.last_term = index, term
             await self.compact(index)
         return meta

@@ -209,7 +209,7 @@ class _DiscardSink:
 class DiscardSnapshotStore:
     """Keeps no snapshot (hashicorp/raft's `DiscardSnapshotStore`). For tests and benchmarks only.
 
-    A server that compacts its log on top of it cannot bring back a follower that lags, nor itself.
+    A server on top of it says so at each try, and never compacts its log: it could not come back.
     """
 
     def create(

@@ -45,7 +45,8 @@ def configuration(index: int, *ids: str) -> LatestConfiguration:
         ("http://h:1", "http", "h:1"),
         ("http://h:1/raft", "http", "h:1"),
         ("http://h", "http", "h:80"),
-        ("https://h", "http", "h:443"),
+        ("https://h", "https", "h:443"),
+        ("http://h:1", "https", "h:1"),
         ("h:1", "http", "h:1"),
         ("h:1", "https", "h:1"),
         ("[::1]:8101", "http", "[::1]:8101"),
@@ -62,6 +63,11 @@ def test_whom_to_join_through(text: str, scheme: str, target: str) -> None:
 def test_what_names_no_member(text: str) -> None:
     with pytest.raises(ConfigError, match=r"not http\[s\]://HOST:PORT or HOST:PORT"):
         join_target(text)
+
+
+def test_a_node_without_tls_does_not_join_an_https_member_in_the_clear() -> None:
+    with pytest.raises(ConfigError, match="is https, but this node is to speak http"):
+        join_target("https://h:1", "http")
 
 
 @in_loop

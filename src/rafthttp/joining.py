@@ -107,6 +107,7 @@ class Membership:
         the one member it was told of may be dead by then.
         """
         await self._set({PENDING_JOIN: pack_targets(self.targets)})
+        _log.info("%s: asks %s to be added", self._id, " or ".join(self.targets))
 
         def targets() -> list[str]:
             others = [s.address for s in latest().configuration if s.id != self._id]
@@ -203,16 +204,20 @@ def join_target(url: str, scheme: str = "http") -> str:
     """The `HOST:PORT` of a member's URL; a `HOST:PORT` without a scheme has that of `scheme`.
 
     Raises:
-        ConfigError: neither an http or https URL nor HOST:PORT.
+        ConfigError: neither an http or https URL nor HOST:PORT; or it is https where this node
+            dials without TLS, which would send what is meant to be secret in the clear.
     """
     try:
         parts = urlsplit(url if "://" in url else f"{scheme}://{url}")
         default_port = {"http": 80, "https": 443}[parts.scheme] if "://" in url else 0
         port = parts.port or default_port
         host = parts.hostname or ""
-        return parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        target = parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except (ValueError, KeyError):
         raise ConfigError(f"join URL {url!r} is not http[s]://HOST:PORT or HOST:PORT") from None
+    if (parts.scheme, scheme) == ("https", "http"):
+        raise ConfigError(f"join URL {url!r} is https, but this node is to speak http")
+    return target
 
 
 def pack_targets(targets: Sequence[str]) -> bytes:

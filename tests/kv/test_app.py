@@ -367,6 +367,19 @@ def test_leadership_is_transferred_on_request(run: Run, services: Any, http: Any
     run(scenario)
 
 
+def test_a_node_that_stops_lets_another_lead_first(run: Run, services: Any) -> None:
+    async def scenario() -> None:
+        async with services(3) as (n1, n2, n3):
+            term = n1.node.raft.current_term
+            raft = n1.node.raft
+            await n1.node.stop()
+            assert raft.current_term > term  # it had stepped down before it stopped
+            async with KVClient([n2.url, n3.url], discover=False) as client:
+                await client.put("k", b"v")
+
+    run(scenario)
+
+
 def test_a_client_that_goes_away_in_its_body_harms_nobody(
     run: Run, services: Any, http: Any
 ) -> None:

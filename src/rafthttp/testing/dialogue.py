@@ -16,7 +16,8 @@ A block without the line is run and not printed. `#` begins a comment. Every ste
     hold a   release a   write a [n]   fail-write a   disks; a held one writes only when told
     crash a [writes]                               so many of its waiting writes reach the disk
     propose a [n]   read a N   notify a   config a +b | ?b | -b   (voter, nonvoter, removed)
-    transfer a [b]   compact a INDEX [trailing=N]   closed a at b   cut a->b
+    transfer a [b]   cancel-transfer a   reload a heartbeat=500ms election=1s
+    compact a INDEX [trailing=N]   closed a at b   cut a->b
     frame b from=a term=2 prev=3/1 [terms=2,2] [commit=3]          an AppendEntries made by hand
     vote b from=a term=3 log=4/2 [transfer]   prevote ...   timeout-now b from=a
     show [a ...]   messages
@@ -27,6 +28,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from rafthttp.raft.core.ready import (
     CoreConfig,
@@ -297,6 +299,22 @@ class Dialogue:
             )
         except RaftError as error:
             self.say(f"{member.id}  refuses: {error}")
+        self.net.settle(member)
+
+    def _do_cancel_transfer(self, args: list[str], _: dict[str, str]) -> None:
+        member = self._member(args[0])
+        if not member.live.cancel_transfer(self.net.now_ns):
+            self.say(f"{member.id}  cannot cancel: the target was told")
+        self.net.settle(member)
+
+    def _do_reload(self, args: list[str], options: dict[str, str]) -> None:
+        member = self._member(args[0])
+        config = replace(
+            member.config,
+            heartbeat_timeout_ns=_nanoseconds(options["heartbeat"]),
+            election_timeout_ns=_nanoseconds(options["election"]),
+        )
+        member.live.reconfigure(config, self.net.now_ns)
         self.net.settle(member)
 
     def _do_compact(self, args: list[str], options: dict[str, str]) -> None:

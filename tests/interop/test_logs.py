@@ -46,7 +46,7 @@ def test_64_entries_of_a_mebibyte_in_a_row(make_cluster: ClusterFactory, shape: 
     cluster.assert_logs_equal()
 
 
-@pytest.mark.parametrize("entries_max", [1, 8192])
+@pytest.mark.parametrize("entries_max", [8192, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_divergent_tail_is_never_committed(
     make_cluster: ClusterFactory, entries_max: int
 ) -> None:

@@ -22,7 +22,7 @@ from rafthttp.raft.wire.records import (
 )
 from rafthttp.raft.wire.rpc import encode_failure, encode_request
 from rafthttp.testing.interop import MixedCluster, mixed_cluster
-from rafthttp.testing.interop_member import Member
+from rafthttp.testing.interop_member import Member, RefusedError
 
 pytestmark = pytest.mark.interop
 
@@ -141,3 +141,18 @@ def test_the_new_time_format(make_cluster: ClusterFactory, leader: str) -> None:
     assert len(stamps) == 20
     assert stamps == sorted(stamps)
     assert all(stamps)
+
+
+def test_nothing_is_forwarded_to_a_leader_in_go(make_cluster: ClusterFactory) -> None:
+    """raft-http answers 405: definite, for a command and for a linearizable read of a follower."""
+    cluster = make_cluster("gp")
+    cluster.start_all()
+    member = cluster["p1"]
+    for call in ("forward", "read"):
+        with pytest.raises(RefusedError, match="takes no forwarded") as refused:
+            member.post(call, b"x", timeout=0.5)
+        assert refused.value.outcome == "definite"
+    cluster.leader().post("transfer", id=member.id, address=member.address)
+    cluster.wait_leader([member])
+    assert member.post("forward", b"x")["response"] == 1
+    assert member.post("read")["index"] > 1

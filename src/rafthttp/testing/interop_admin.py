@@ -81,6 +81,8 @@ class Admin:
         post = {
             "/apply": self._apply,
             "/applies": self._applies,
+            "/forward": self._forward,
+            "/read": self._read,
             "/barrier": self._barrier,
             "/verify": self._verify,
             "/bench": self._bench,
@@ -166,6 +168,16 @@ class Admin:
         except RaftError as error:
             return {"id": name, "error": str(error), "outcome": error.outcome.value}
         return {"id": name, "index": applied.index, "response": applied.response}
+
+    async def _forward(self, request: Request) -> dict[str, Any]:
+        """`Node.apply`: through the leader where this member does not lead. Only in Python."""
+        timeout = float(request.query_params.get("timeout", _TIMEOUT))
+        return {"response": await self.node.apply(await request.body(), timeout=timeout)}
+
+    async def _read(self, request: Request) -> dict[str, Any]:
+        """`Node.read_index`. Only in Python."""
+        timeout = float(request.query_params.get("timeout", _TIMEOUT))
+        return {"index": await self.node.read_index(timeout=timeout)}
 
     async def _barrier(self, _: Request) -> dict[str, Any]:
         await self.node.raft.barrier(timeout=_TIMEOUT)

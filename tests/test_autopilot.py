@@ -81,7 +81,7 @@ def server(number: int, kind: str) -> ServerHealth:
         ("v+ nx", "n2"),  # without a vote it takes nothing away
         ("v+ sx", "n2"),
         ("v+ v+ vx nx", "n4"),
-        ("v+ v+ v+ v+ vx nx", "n6"),  # those without a vote first
+        ("v+ v+ v+ v+ nx vx", "n5"),  # those without a vote first
         ("v+ v+ v+ n-", None),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,7 +23,7 @@ from rafthttp.raft.fsm import FSMSnapshot
 from rafthttp.raft.raft import Raft
 from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
 from rafthttp.raft.storage.sqlite import SqliteStore
-from rafthttp.raft.types import Index, ServerID, State
+from rafthttp.raft.types import Index, Log, ServerID, State
 from rafthttp.testing.cluster import Cluster, Recorder, fast_config, in_loop, until
 
 N1, N2, N3, N4 = (ServerID(f"n{number}") for number in range(1, 5))
@@ -254,6 +256,31 @@ async def test_a_snapshot_holds_the_configuration_of_its_own_index() -> None:
             again = await cluster.start(server_id)
             assert again.get_configuration().configuration.has_vote(follower)
             assert again.get_configuration().index == pending.result()
+
+
+class Unhurried(Recorder):
+    """Takes its time for each batch."""
+
+    def apply_batch(self, logs: Sequence[Log]) -> Sequence[Any]:
+        time.sleep(0.02)  # what an application does; no test waits for it
+        return super().apply_batch(logs)
+
+
+@in_loop
+async def test_a_snapshot_waits_for_the_newest_committed_configuration() -> None:
+    """S46: while a restarted server replays, it knows only that one; not the one of its state."""
+    async with cluster_of(1, make_fsm=Unhurried) as cluster:
+        raft = await cluster.leader()
+        for _ in range(6):
+            await apply_many(raft, 1000)
+        changed = await raft.add_nonvoter(N4, cluster.address(N4))
+        await cluster.stop(N1)
+        raft = await cluster.start(N1)
+        await until(lambda: raft.commit_index >= changed)
+        assert raft.applied_index < changed, "it replays"
+        meta = await raft.snapshot()
+        assert meta.configuration_index == changed <= meta.index
+        assert meta.configuration.get(N4) is not None
 
 
 # -- installing one

@@ -51,8 +51,11 @@ def reply_of(core: Consensus, rpc: int) -> AppendEntriesReply | InstallSnapshotR
     return reply
 
 
-def append(core: Consensus, rpc: int, prev: int, terms: list[int], term: int = 2) -> bool:
-    core.on_append_entries(rpc, B, term, prev, 1, terms, [10] * len(terms), 0, (), SECOND)
+def append(
+    core: Consensus, rpc: int, prev: tuple[int, int], terms: list[int], term: int = 2
+) -> bool:
+    """Whether entries behind `prev`, an index and its term, are acknowledged."""
+    core.on_append_entries(rpc, B, term, *prev, terms, [10] * len(terms), 0, (), SECOND)
     return reply_of(core, rpc).success
 
 
@@ -60,7 +63,7 @@ def arriving() -> Consensus:
     """B's snapshot of 10 has come whole, and is being made visible."""
     core = started()
     assert core.on_install_snapshot(1, B, 2, 10, 2, SECOND)
-    assert append(core, 2, 5, [2]), "while it streams, entries are taken"
+    assert append(core, 2, (5, 1), [2]), "while it streams, entries are taken"
     assert core.on_snapshot_arrived(1, 2, 10, 2, SECOND)
     take(core)
     return core
@@ -69,9 +72,9 @@ def arriving() -> Consensus:
 def test_no_entry_is_acknowledged_while_a_snapshot_becomes_visible() -> None:
     """A restart at this moment might begin from the snapshot, and lose the entry."""
     core = arriving()
-    assert not append(core, 3, 6, [2])
-    assert not append(core, 4, 6, [])
-    assert append(core, 5, 0, []), "a heartbeat acknowledges nothing"
+    assert not append(core, 3, (6, 2), [2])
+    assert not append(core, 4, (6, 2), [])
+    assert append(core, 5, (0, 0), []), "a heartbeat acknowledges nothing"
     assert core.on_snapshot_installed(1, 10, 2, THREE, 1, SECOND)
     reply = reply_of(core, 1)
     assert isinstance(reply, InstallSnapshotReply)
@@ -117,7 +120,7 @@ def test_the_end_of_another_install_does_not_let_entries_in() -> None:
     assert core.on_install_snapshot(9, B, 2, 12, 2, SECOND)
     core.on_snapshot_failed(9, SECOND)
     assert not reply_of(core, 9).success
-    assert not append(core, 3, 6, [2])
+    assert not append(core, 3, (6, 2), [2])
 
 
 def leading() -> Consensus:
@@ -161,7 +164,7 @@ def test_a_restore_that_lost_its_leadership_does_not_count() -> None:
     take(core)
     assert not core.on_restore_arrived(index, 2, SECOND)
     core.on_restore_failed(SECOND)
-    assert append(core, 3, 5, [2], term=3)
+    assert append(core, 3, (5, 1), [2], term=3)
 
 
 def test_a_restore_waits_for_the_configuration() -> None:

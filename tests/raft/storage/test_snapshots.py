@@ -422,6 +422,32 @@ def test_the_one_before_a_broken_one_is_used(
         assert len(ids(store)) == len(names(store)) == 2
 
 
+def test_a_broken_one_stays_until_it_is_overtaken(tmp_path: Path) -> None:
+    """It may be all there is of some entries, and somebody may save it."""
+    store = snapshots(tmp_path, 1)
+    broken = take(store, 5, b"broken")
+    flip(directory_of(store, broken) / STATE_FILE, 0)
+    with pytest.raises(CorruptSnapshotError):
+        open_newest(store)
+    for index in (3, 4):
+        made = take(store, index, b"behind it")
+        assert names(store) == [broken, made]
+        assert ids(store) == [made]
+    made = take(store, 6, b"before it")
+    assert names(store) == ids(store) == [made]
+
+
+def test_nothing_goes_where_none_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = snapshots(tmp_path, 1)
+    old = take(store, 1, b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_whole", list)
+        new = take(store, 2, b"new")
+    assert names(store) == ids(store) == [new, old]
+
+
 def test_none_is_whole(tmp_path: Path) -> None:
     """A clear refusal, never an empty state machine (S9)."""
     store = snapshots(tmp_path)

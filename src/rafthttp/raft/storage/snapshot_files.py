@@ -372,7 +372,7 @@ class FileSnapshotStore:
         A broken one that claims to be newer stays until it is overtaken: somebody may save it.
         """
         kept = {stored.meta.id for stored in self._whole()[: self._retain]}
-        newest = max(kept)
+        newest = max(kept, default="")  # less than any name
         for name in self._names():
             if name not in kept and name < newest:
                 path = self._directory / name

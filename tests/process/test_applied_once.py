@@ -15,7 +15,7 @@ from rafthttp.testing.replay import applied_commands, logged_commands
 pytestmark = pytest.mark.process
 
 CLIENTS = 64
-KILLS = 3
+KILLS = 2
 # Some clients give a request up while it is under way, and repeat it elsewhere.
 READ_SECONDS = (15.0, 15.0, 0.02)
 

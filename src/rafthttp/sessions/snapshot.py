@@ -39,9 +39,8 @@ class TableSnapshot:
             (key, session.used_ns, session.lowest, session.answers.copy())
             for key, session in table.sessions.items()
         ]
-        self._keys = [
-            (key, entry.fingerprint, entry.at_ns, entry.answer) for key, entry in table.keys.items()
-        ]
+        # Between batches an entry does not change any more: these need no copy each.
+        self._keys = list(table.keys.items())
 
     def persist(self, sink: BinaryIO) -> None:
         """Write both (`FSMSnapshot`)."""
@@ -53,8 +52,8 @@ class TableSnapshot:
                 out.write(_SESSION.pack(key, used_ns, lowest, len(answers)))
                 for sequence in sorted(answers):
                     out.write(_SEQUENCE.pack(sequence) + _answer(answers[sequence]))
-            for key, fingerprint, at_ns, answer in self._keys:
-                out.write(_KEY.pack(key, fingerprint, at_ns) + _answer(answer))
+            for key, entry in self._keys:
+                out.write(_KEY.pack(key, entry.fingerprint, entry.at_ns) + _answer(entry.answer))
             out.finish()
         self._inner.persist(sink)
 

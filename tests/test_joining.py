@@ -22,6 +22,7 @@ from rafthttp import (
 from rafthttp.joining import LEFT, Membership, join_target
 from rafthttp.raft.status import LatestConfiguration
 from rafthttp.raft.storage.memory import MemoryStore
+from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.testing.cluster import in_loop
 from rafthttp.testing.nodes import address_of, loopback_listener, served, until
 
@@ -86,6 +87,20 @@ async def test_a_member_until_it_leaves_and_again_once_a_later_configuration_has
         assert not known.is_member(configuration(6, "n1"))
         assert known.is_member(configuration(7, "n1", "n2"))
     assert store.get(LEFT) == b"5"
+
+
+def test_leaving_is_done_though_the_note_cannot_be_written(tmp_path: Path) -> None:
+    """A server with `shutdown_on_remove` closes its stores when it learns that it is gone."""
+
+    async def scenario() -> None:
+        store = SqliteStore.open(tmp_path, ServerID("n2"))
+        membership = Membership(ServerID("n2"), store, [])
+        store.close()
+        await membership.note_left(configuration(6, "n1"))
+        await membership.note_left(configuration(5, "n1", "n2"))
+        assert membership.has_left(configuration(5, "n1", "n2"))
+
+    asyncio.run(scenario())
 
 
 def test_one_that_left_says_so_and_joining_makes_it_a_member_again(

@@ -18,7 +18,13 @@ import msgpack
 
 from rafthttp.http.grammar import parse_address
 from rafthttp.http.layer import Layer
-from rafthttp.raft.errors import ConfigError, HandshakeError, MembershipError, TransportError
+from rafthttp.raft.errors import (
+    ConfigError,
+    HandshakeError,
+    MembershipError,
+    StorageError,
+    TransportError,
+)
 from rafthttp.raft.status import LatestConfiguration
 from rafthttp.raft.types import ServerID
 
@@ -90,9 +96,17 @@ class Membership:
         return latest.configuration.get(self._id) is not None and not self.has_left(latest)
 
     async def note_left(self, latest: LatestConfiguration) -> None:
-        """The cluster has removed this node."""
+        """The cluster has removed this node, which is done whatever becomes of the note.
+
+        Where the removal has reached the log there is nothing to note; a server that shuts down on
+        it (`shutdown_on_remove`) has closed its stores.
+        """
         self._left_index = latest.index
-        await self._set({LEFT: b"%d" % latest.index})
+        if latest.configuration.get(self._id) is not None:
+            try:
+                await self._set({LEFT: b"%d" % latest.index})
+            except StorageError as error:
+                _log.warning("%s: could not note that it left: %s", self._id, error)
 
     async def join(
         self,

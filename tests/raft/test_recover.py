@@ -278,7 +278,7 @@ def break_newest(snapshots: FileSnapshotStore) -> None:
 
 
 def test_the_newest_snapshot_is_broken(tmp_path: Path) -> None:
-    """The one before it, and the log behind that."""
+    """S9: the one before it, and the log behind that."""
     store, snapshots = on_disk(tmp_path, keep_log=True)
     break_newest(snapshots)
     fsm = Recorder()
@@ -290,7 +290,7 @@ def test_the_newest_snapshot_is_broken(tmp_path: Path) -> None:
 
 
 def test_the_newest_snapshot_is_broken_and_the_log_begins_behind_it(tmp_path: Path) -> None:
-    """Never a state with a hole."""
+    """S10: never a state with a hole."""
     store, snapshots = on_disk(tmp_path, keep_log=False)
     break_newest(snapshots)
     for look in (
@@ -403,7 +403,7 @@ def fork_and_die(tmp_path: Path) -> None:
 
 
 def test_killed_before_every_step(tmp_path: Path) -> None:
-    """Old or new, whole; and a second try completes either."""
+    """S49: old or new, whole; and a second try completes either."""
     command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -126,7 +126,7 @@ async def applied(members: list[Member]) -> list[bytes]:
 
 
 def test_without_sessions_a_lost_answer_is_unknown_and_a_repeat_applied_twice() -> None:
-    """S28: what the option is for."""
+    """What the option is for."""
 
     async def scenario() -> None:
         async with cluster(sessions=False) as members:
@@ -143,7 +143,7 @@ def test_without_sessions_a_lost_answer_is_unknown_and_a_repeat_applied_twice() 
 
 
 def test_a_lost_answer_is_asked_for_again_and_the_command_applied_once() -> None:
-    """S28: the same, with the option on."""
+    """The same, with the option on."""
 
     async def scenario() -> None:
         async with cluster() as members:
@@ -190,7 +190,7 @@ def test_what_is_unknown_at_the_deadline_says_so_and_is_applied_once() -> None:
 
 
 def test_64_clients_while_leaders_go_lose_nothing_and_know_everything() -> None:
-    """S28, S33: no outcome is unknown, whatever becomes of the leader."""
+    """S35 with sessions: no outcome is unknown, whatever becomes of the leader."""
 
     async def scenario() -> None:
         async with cluster(5) as members:

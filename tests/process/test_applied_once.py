@@ -61,7 +61,7 @@ class BlindClients:
 
 @pytest.mark.timeout(180)
 def test_every_id_exactly_once_under_kill_9_of_the_leader(cluster: ServeCluster) -> None:
-    """S28 at scale: 64 clients, no outcome left unknown, no id twice, no id lost."""
+    """S35 with blind repeats: 64 clients, no id twice, no id lost."""
 
     def kill_leaders(clients: BlindClients) -> None:
         for _ in range(KILLS):

@@ -30,7 +30,7 @@ def once(key: str, value: Any = None, payload: bytes | None = None) -> bytes:
 
 
 def test_a_duplicate_gets_the_remembered_answer_and_is_not_applied(replica: Any) -> None:
-    """S28: the reply was lost, the client asks again."""
+    """The reply was lost, the client asks again."""
     assert replica.apply(envelope.opening(ID)) is None
     assert replica.apply(req(1, value=[1, b"x", {"k": None}])) == [1, b"x", {"k": None}]
     assert replica.apply(req(1, value="another")) == [1, b"x", {"k": None}]

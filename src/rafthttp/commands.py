@@ -137,8 +137,11 @@ class Commands:
     # -- inside
 
     async def _watch_leader(self, raft: Raft) -> None:
+        known = False
         async for leader in raft.leader_changes():
-            _log.info("%s: leader is %s", self.id, "unknown" if leader is None else leader.id)
+            if known or leader is not None:  # that nobody leads at first is no news
+                known = True
+                _log.info("%s: leader is %s", self.id, "unknown" if leader is None else leader.id)
             self._leader_changed.set()
             self._leader_changed = asyncio.Event()
 

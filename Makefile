@@ -44,6 +44,9 @@ bench: $(STAMP) interop  ## compare with real peers side by side; QUICK=1 takes 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.compare $(if $(QUICK),--quick)
 
+mutants: $(STAMP)  ## plant bugs in the core, one at a time: each must be caught
+	$(BIN)/python -m rafthttp.testing.mutants tests/raft/core/testdata
+
 verify: $(STAMP)  ## check format, types and the arrows between rooms; only reads
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

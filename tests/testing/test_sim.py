@@ -1,8 +1,7 @@
 """The simulator of the core: the seeds of every run of the suite, and that it is deterministic.
 
-S1, S2, S3, S4, S6, S7, S8, S11, S13, S14, S15, S16, S17, S18, S21, S24, S25, S27, S29, S31, S34,
-S35, S36, S37, S38, S39, S40, S41, S43, S44, S46, S48, S52, S53, S56, S62, S64, S67, S70, S73, S74,
-S75 are among what its faults do.
+S1, S3, S4, S6, S11, S13, S24, S29, S31, S35, S36, S38, S39, S41, S44, S62, S67, S70, S74 are among
+what its faults do and its invariants see.
 """
 
 from __future__ import annotations
@@ -69,10 +68,9 @@ def test_a_perfect_world_has_one_election() -> None:
 
 def test_the_swarm_draws_each_fault_and_leaves_each_out() -> None:
     rng = random.Random(1)
-    drawn = [set(Faults.swarm(rng).kinds()) for _ in range(300)]
-    names = {field.name for field in fields(Faults)}
-    assert set().union(*drawn) == names
-    assert not set.intersection(*drawn)
+    drawn = [Faults.swarm(rng).kinds() for _ in range(300)]
+    for field in fields(Faults):
+        assert 0 < sum(field.name in kinds for kinds in drawn) < len(drawn)
 
 
 def test_one_seed_is_one_history_in_every_process() -> None:

@@ -12,6 +12,7 @@ from rafthttp.testing.coremember import (
     ENTRY_BYTES,
     Entry,
     Frame,
+    InstallStep,
     Message,
     Probe,
     Request,
@@ -58,6 +59,8 @@ def receive(
                 number, source, ask.term, snapshot.last_index, snapshot.last_term, now
             ):
                 server.begin_install(number, ask, snapshot)
+        case InstallStep():
+            raise AssertionError("it does not travel")
 
 
 def _on_frame(

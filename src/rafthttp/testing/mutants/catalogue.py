@@ -1,0 +1,18 @@
+"""All mutants, and what must catch each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rafthttp.testing.mutants import elections, membership, replication, storage
+from rafthttp.testing.mutants.plant import Mutant
+
+MUTANTS: Final = tuple(
+    Mutant(plant.__name__, plant, dialogue, simulated)
+    for plant, dialogue, simulated in (
+        *elections.PLANTS,
+        *replication.PLANTS,
+        *storage.PLANTS,
+        *membership.PLANTS,
+    )
+)

@@ -1,0 +1,38 @@
+"""Whether a mutant is caught: by a dialogue that tells another story, by a seed that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rafthttp.testing.dialogue import run_dialogue
+from rafthttp.testing.mutants.plant import Mutant, planted
+from rafthttp.testing.sim.cluster import Cluster
+from rafthttp.testing.sim.runs import EVENTS, Failure
+
+SEEDS_MAX: Final = 400
+
+
+def caught_by_dialogue(mutant: Mutant, told: str) -> bool:
+    """Whether the core with this bug answers otherwise, or breaks an invariant.
+
+    Raises:
+        AssertionError: the dialogue differs without the bug already.
+    """
+    assert run_dialogue(told) == told, "the core as it is tells this dialogue"
+    with planted(mutant):
+        try:
+            return run_dialogue(told) != told
+        except (AssertionError, IndexError, KeyError):
+            return True
+
+
+def caught_by_simulator(mutant: Mutant, seeds: Iterable[int]) -> Failure | None:
+    """The first seed that fails with this bug, None where all pass."""
+    with planted(mutant):
+        for seed in seeds:
+            try:
+                Cluster(seed).run(EVENTS)
+            except (AssertionError, IndexError, KeyError) as error:
+                return Failure(seed, f"{type(error).__name__}: {error}")
+    return None

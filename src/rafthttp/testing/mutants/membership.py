@@ -1,0 +1,77 @@
+"""Bugs of membership changes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rafthttp.raft.core.leadership import Leadership
+from rafthttp.raft.core.membership import Membership
+from rafthttp.raft.core.status import Status
+from rafthttp.raft.types import Configuration, Index
+from rafthttp.testing.mutants.plant import Patch
+
+# pyright: reportPrivateUsage=false
+# A bug is planted inside.
+
+
+def early_configuration(patch: Patch) -> None:
+    """S50: a configuration is changed before a commit of the own term."""
+
+    def has_committed(_self: Leadership) -> bool:
+        return True
+
+    patch.set(Leadership, "has_committed", property(has_committed))
+
+
+def two_configurations(patch: Patch) -> None:
+    """Thesis §4.1: a configuration is changed while another is not committed."""
+
+    def can_change_configuration(self: Status) -> bool:
+        leadership = self._leadership
+        return self.accepts_proposals and leadership is not None and leadership.has_committed
+
+    patch.set(Status, "can_change_configuration", property(can_change_configuration))
+
+
+def no_rollback(patch: Patch) -> None:
+    """S52: a truncated configuration goes on counting."""
+
+    def truncate_from(_self: Membership, _index: Index) -> None:
+        pass
+
+    patch.set(Membership, "truncate_from", truncate_from)
+
+
+def nonvoters_vote(patch: Patch) -> None:
+    """S25: servers that do not vote are counted."""
+
+    def voters(self: Configuration) -> tuple[object, ...]:
+        return self.servers
+
+    patch.set(Configuration, "voters", property(voters))
+
+
+def configuration_counts_late(patch: Patch) -> None:
+    """Thesis §4.1: a configuration counts once it is committed, not once it is appended."""
+    original, commit = Membership.append, Membership.commit
+
+    def append(self: Membership, index: Index, configuration: Configuration) -> None:
+        voters, quorum, is_voter = self.voters, self.quorum, self.is_voter
+        original(self, index, configuration)
+        self.voters, self.quorum, self.is_voter = voters, quorum, is_voter
+
+    def commit_late(self: Membership, index: Index) -> None:
+        commit(self, index)
+        self._refresh()
+
+    patch.set(Membership, "append", append)
+    patch.set(Membership, "commit", commit_late)
+
+
+PLANTS: Final = (
+    (early_configuration, "concurrent_removals", True),
+    (two_configurations, "configuration_change", True),
+    (no_rollback, "truncated_configuration", False),
+    (nonvoters_vote, None, True),
+    (configuration_counts_late, None, True),
+)

@@ -259,13 +259,13 @@ class CoreNet:
         at, configuration = core.committed_configuration_index, core.committed_configuration
         if at > index:
             return
-        member.disk.snapshot = Snapshot(
-            index, term, configuration, at, tuple(member.applied[:index])
-        )
+        disk = member.disk
+        if disk.snapshot is None or disk.snapshot.last_index < index:  # one may just be arriving
+            state = tuple(member.applied[:index])
+            disk.snapshot = Snapshot(index, term, configuration, at, state)
         first = max(index - trailing + 1, member.base + 1)
         del member.log[: first - 1 - member.base]
         member.base = first - 1
-        disk = member.disk
         del disk.entries[: first - 1 - disk.base]
         disk.base = first - 1
         core.on_compacted(index, term, first)

@@ -8,7 +8,7 @@ GO ?= go
 INTEROP := build/interop/rafthttp-interop
 
 .DEFAULT_GOAL := help
-.PHONY: help run test interop soak bench verify fix clean
+.PHONY: help run test interop soak mutants bench verify fix clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
@@ -21,9 +19,7 @@ from rafthttp.raft.errors import (
 )
 from rafthttp.raft.fsm import FSMSnapshot
 from rafthttp.raft.raft import Raft
-from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
-from rafthttp.raft.storage.sqlite import SqliteStore
-from rafthttp.raft.types import Index, Log, ServerID, State
+from rafthttp.raft.types import Log, ServerID, State
 from rafthttp.testing.cluster import Cluster, Recorder, fast_config, in_loop, until
 
 N1, N2, N3, N4 = (ServerID(f"n{number}") for number in range(1, 5))
@@ -39,30 +35,10 @@ def cluster_of(size: int, *, trailing: int = 0, **settings: Any) -> Cluster:
     return Cluster(size, config=config, **settings)
 
 
-def on_disk(directory: Path, size: int, *, trailing: int = 0, **settings: Any) -> Cluster:
-    """The same, with stores in files."""
-
-    def store(server_id: ServerID) -> SqliteStore:
-        return SqliteStore.open(directory / server_id, server_id)
-
-    def snapshots(server_id: ServerID) -> FileSnapshotStore:
-        return FileSnapshotStore(directory / server_id / "snapshots")
-
-    return cluster_of(
-        size, trailing=trailing, make_store=store, make_snapshots=snapshots, **settings
-    )
-
-
 async def apply_many(raft: Raft, count: int, name: str = "e") -> list[bytes]:
     commands = [f"{name}{number}".encode() for number in range(count)]
     await asyncio.gather(*(raft.apply(command) for command in commands))
     return commands
-
-
-async def reopened(cluster: Cluster, server_id: ServerID) -> Raft:
-    """Start a server again on its files."""
-    del cluster.stores[server_id], cluster.snapshots[server_id]
-    return await cluster.start(server_id)
 
 
 async def no_threads() -> None:
@@ -258,6 +234,25 @@ async def test_a_snapshot_holds_the_configuration_of_its_own_index() -> None:
             assert again.get_configuration().index == pending.result()
 
 
+class Unsure(Recorder):
+    """Cannot say what its state is."""
+
+    def snapshot(self) -> FSMSnapshot:
+        raise ValueError("not now")
+
+
+@in_loop
+async def test_a_state_machine_that_gives_no_snapshot_goes_on() -> None:
+    async with cluster_of(1, make_fsm=Unsure) as cluster:
+        leader = await cluster.leader()
+        await leader.apply(b"a")
+        with pytest.raises(SnapshotError, match="not now") as caught:
+            await leader.snapshot()
+        assert caught.value.outcome is Outcome.DEFINITE
+        await leader.apply(b"b")
+        assert leader.stats()["snapshot_error"] == "ValueError: not now"
+
+
 class Unhurried(Recorder):
     """Takes its time for each batch."""
 
@@ -427,63 +422,3 @@ async def test_heartbeats_and_elections_go_on_while_a_state_machine_restores() -
         commands.append(b"y")
         await until(lambda: raft.applied_index == new.applied_index)
         assert recorded(cluster, late) == commands
-
-
-def test_with_files_a_wiped_server_and_a_restart_of_all_find_everything(tmp_path: Path) -> None:
-    """S48 and S49 on real files: every server is stopped at once, the log is cut to nothing."""
-
-    @in_loop
-    async def test() -> None:
-        async with on_disk(tmp_path, 3) as cluster:
-            leader = await cluster.leader()
-            commands = await apply_many(leader, 200)
-            await cluster.converged()
-            for raft in cluster.rafts.values():
-                meta = await raft.snapshot()
-                assert meta.size == sum(len(c) + 4 for c in commands)
-            lost = next(i for i in cluster.ids if i != leader.id)
-            await cluster.stop(lost)
-            shutil.rmtree(tmp_path / lost)
-            commands += await apply_many(leader, 50, "more")
-            await reopened(cluster, lost)
-            await cluster.converged()
-            assert recorded(cluster, lost) == commands
-            for server_id in cluster.ids:
-                await cluster.stop(server_id)
-            for server_id in cluster.ids:
-                await reopened(cluster, server_id)
-            leader = await cluster.leader()
-            await leader.apply(b"after")
-            await cluster.converged()
-            assert all(recorded(cluster, i) == [*commands, b"after"] for i in cluster.ids)
-
-    test()
-
-
-def test_compaction_holds_the_disk_in_pieces(tmp_path: Path) -> None:
-    """Writes go in between; nobody waits for the deletion of a whole log."""
-
-    @in_loop
-    async def test() -> None:
-        async with on_disk(tmp_path, 1) as cluster:
-            leader = await cluster.leader()
-            for _ in range(20):
-                await apply_many(leader, 1000)
-            store = cast("SqliteStore", cluster.stores[N1])
-            pieces: list[Index] = []
-            delete = store.delete_prefix
-
-            def counted(last: Index) -> None:
-                pieces.append(last)
-                delete(last)
-
-            store.delete_prefix = counted  # type: ignore[method-assign] # to see what is asked
-            snapshot = asyncio.create_task(leader.snapshot())
-            while not snapshot.done():
-                await leader.apply(b"in between")
-            meta = await snapshot
-            assert store.first_index() == meta.index + 1
-            assert len(pieces) > 3
-            assert pieces[0] < 1000
-
-    test()

@@ -14,35 +14,27 @@ from typing import Any, BinaryIO, Final, cast
 import pytest
 
 from rafthttp.raft.bootstrap import bootstrap_cluster
-from rafthttp.raft.errors import PeerUnreachableError, RemoteError, TransportError
+from rafthttp.raft.errors import PeerUnreachableError, RemoteError, StorageError, TransportError
 from rafthttp.raft.raft import Raft
 from rafthttp.raft.storage.memory import MemoryStore
-from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
+from rafthttp.raft.storage.snapshot_files import (
+    PARTIAL_SUFFIX,
+    FileSnapshotSink,
+    FileSnapshotStore,
+)
 from rafthttp.raft.transport.inmem import InmemTransport
 from rafthttp.raft.transport.memory import InmemNetwork
-from rafthttp.raft.transport.outbound import AppendFrame
-from rafthttp.raft.transport.protocols import InboundRpc, SnapshotReader
 from rafthttp.raft.types import (
     Configuration,
     Index,
-    LogType,
     Server,
     ServerAddress,
     ServerID,
     State,
-    Term,
 )
 from rafthttp.raft.wire.configuration import encode_configuration
-from rafthttp.raft.wire.entries import encode_log
-from rafthttp.raft.wire.records import (
-    AppendEntriesResponse,
-    InstallSnapshotRequest,
-    InstallSnapshotResponse,
-    Request,
-    RequestVoteRequest,
-    RPCHeader,
-)
 from rafthttp.testing.cluster import Recorder, fast_config, until
+from rafthttp.testing.played import PlayedLeader
 
 HERE: Final = Server(ServerID("n1"), ServerAddress("n1:1"))
 ALL: Final = Configuration(
@@ -76,100 +68,6 @@ class Gate(io.RawIOBase):
         return data
 
 
-class Leader:
-    """Another server's transport, that says what it is told to."""
-
-    def __init__(self, network: InmemNetwork, server: Server, term: Term) -> None:
-        self.term = term
-        self._server = server
-        self._transport = InmemTransport(network, server.address)
-        self._transport.start(RPCHeader(id=server.id, address=server.address), _Deaf())
-
-    async def heartbeat(self) -> AppendEntriesResponse:
-        return await self._transport.heartbeat(HERE, self.term, 5)
-
-    async def append(
-        self, prev: Index, prev_term: Term, commands: list[bytes], commit: Index = 0
-    ) -> AppendEntriesResponse:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[AppendEntriesResponse] = loop.create_future()
-
-        def lost(error: Exception) -> None:
-            if not answer.done():
-                answer.set_exception(error)
-
-        pipeline = self._transport.pipeline(HERE, answer.set_result, lost)
-        records = [
-            encode_log(index, self.term, LogType.COMMAND, data, b"", None)
-            for index, data in enumerate(commands, prev + 1)
-        ]
-        pipeline.send(AppendFrame(self.term, prev, prev_term, records, commit))
-        try:
-            return await answer
-        finally:
-            pipeline.close()
-
-    def install(
-        self,
-        index: Index,
-        term: Term,
-        data: bytes | BinaryIO,
-        size: int | None = None,
-        **changes: Any,
-    ) -> asyncio.Task[InstallSnapshotResponse]:
-        source = io.BytesIO(data) if isinstance(data, bytes) else data
-        request = InstallSnapshotRequest(
-            RPCHeader(id=self._server.id, address=self._server.address),
-            1,
-            self.term,
-            self._server.address,
-            index,
-            term,
-            None,
-            encode_configuration(ALL),
-            1,
-            len(data) if isinstance(data, bytes) else cast("int", size),
-        )._replace(**changes)
-        return asyncio.create_task(self._transport.install_snapshot(HERE, request, source, 30))
-
-    async def vote(self, last_index: Index, last_term: Term) -> bool:
-        answer = await self._transport.request_vote(
-            HERE,
-            RequestVoteRequest(
-                RPCHeader(id=self._server.id, address=self._server.address),
-                self.term,
-                self._server.address,
-                last_index,
-                last_term,
-                leadership_transfer=True,
-            ),
-            5,
-        )
-        return answer.granted
-
-    async def close(self) -> None:
-        await self._transport.close()
-
-
-class _Deaf:
-    """Answers nothing anybody asks."""
-
-    def _fail(self, request: Request, rpc: InboundRpc) -> None:
-        del request
-        rpc.fail("not here")
-
-    on_append_entries = on_request_vote = on_request_pre_vote = on_timeout_now = _fail
-
-    def on_install_snapshot(
-        self, request: InstallSnapshotRequest, body: SnapshotReader, rpc: InboundRpc
-    ) -> None:
-        del body
-        self._fail(request, rpc)
-
-    def on_peer_streams_closed(self, peer: ServerID) -> None:
-        del peer
-
-
 class Follower:
     """One server of three, with a leader by hand."""
 
@@ -187,13 +85,13 @@ class Follower:
         return [meta.index for meta in whole]
 
     async def nothing_partial(self) -> None:
-        await until(lambda: all(p.suffix != ".partial" for p in self.files.iterdir()))
+        await until(lambda: all(p.suffix != PARTIAL_SUFFIX for p in self.files.iterdir()))
 
 
 @asynccontextmanager
 async def follower(
     tmp_path: Path, fsm: Recorder | None = None
-) -> AsyncGenerator[tuple[Follower, Leader, Leader]]:
+) -> AsyncGenerator[tuple[Follower, PlayedLeader, PlayedLeader]]:
     network = InmemNetwork()
     fsm = fsm or Recorder()
     config = replace(
@@ -204,7 +102,7 @@ async def follower(
     raft = await Raft.start(
         config, fsm, store, store, FileSnapshotStore(files), InmemTransport(network, HERE.address)
     )
-    one, two = (Leader(network, server, 2) for server in ALL.servers[1:])
+    one, two = (PlayedLeader(network, server, HERE, ALL, 2) for server in ALL.servers[1:])
     try:
         yield Follower(raft, fsm, store, files), one, two
     finally:
@@ -292,6 +190,30 @@ def test_a_stream_that_is_cut_changes_nothing(tmp_path: Path) -> None:
             assert (await leader.install(20, 2, state_of(b"new"))).success
             assert here.kept == [20, 10]
             assert here.fsm.data == [b"new"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("step", ["create", "write", "close"])
+def test_a_full_disk_refuses_the_snapshot_and_nothing_else(tmp_path: Path, step: str) -> None:
+    """The leader tries again later; entries go on meanwhile."""
+
+    async def test() -> None:
+        async with follower(tmp_path) as (here, leader, _):
+            full = StorageError("No space left on device")
+
+            def fail(*args: object) -> None:
+                raise full
+
+            with pytest.MonkeyPatch.context() as patch:
+                owner = FileSnapshotStore if step == "create" else FileSnapshotSink
+                patch.setattr(owner, step, fail)
+                assert not (await leader.install(10, 2, state_of(b"x"))).success
+            assert (await leader.append(1, 1, [b"a"], 2)).success
+            await until(lambda: here.fsm.data == [b"a"])
+            await here.nothing_partial()
+            assert not here.kept
+            assert (await leader.install(10, 2, state_of(b"x"))).success
 
     run(test())
 

@@ -52,10 +52,10 @@ class Progress:
 
 
 class _Writer(io.RawIOBase):
-    """A sink as a file that can only be written; to close it says nothing about the snapshot."""
+    """A target as a file that can only be written; to close it says nothing about the snapshot."""
 
-    def __init__(self, sink: SnapshotSink, progress: Progress) -> None:
-        self._sink = sink
+    def __init__(self, target: Target, progress: Progress) -> None:
+        self._target = target
         self._progress = progress
         self.discards = False
         """Whether bytes go nowhere: the snapshot has failed."""
@@ -67,7 +67,7 @@ class _Writer(io.RawIOBase):
         piece = bytes(cast("memoryview", data))
         if not self.discards:
             self._progress.passed(len(piece))
-            self._sink.write(piece)
+            self._target.write(piece)
         return len(piece)
 
 
@@ -114,33 +114,29 @@ class Target:
         configuration: Configuration,
         configuration_index: Index,
     ) -> None:
-        self._store = store
+        self.store = store
         self._args = (index, term, configuration, configuration_index)
         self.sink: SnapshotSink | None = None
+        self._size = 0
 
     def open(self) -> SnapshotSink:
         """Begin."""
-        self.sink = self._store.create(*self._args)
+        self.sink = self.store.create(*self._args)
         return self.sink
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
         assert self.sink is not None, "opened first"
         self.sink.write(data)
+        self._size += len(data)
 
     def close(self) -> SnapshotMeta:
-        """Make it visible; returns what the store lists.
-
-        Raises:
-            StorageError: the store does not list it: nothing may be built on it.
-        """
-        sink, self.sink = self.sink, None
+        """Make it visible. Where that fails, `cancel` is still to come."""
+        sink = self.sink
         assert sink is not None, "opened first"
         sink.close()
-        for meta in self._store.list():
-            if meta.id == sink.id:
-                return meta
-        raise StorageError(f"snapshot {sink.id} was written, and the store does not list it")
+        self.sink = None
+        return SnapshotMeta(sink.id, *self._args, self._size)
 
     def cancel(self) -> None:
         """Remove what was written, unless it was closed. Idempotent."""
@@ -157,7 +153,8 @@ def persist(target: Target, snapshot: FSMSnapshot, progress: Progress) -> Snapsh
     """
     try:
         try:
-            writer = _Writer(target.open(), progress)
+            target.open()
+            writer = _Writer(target, progress)
             # Not a `with`: after a failure, what is in the buffer must go nowhere.
             buffered = io.BufferedWriter(writer, _BUFFER_BYTES)
             try:
@@ -168,12 +165,16 @@ def persist(target: Target, snapshot: FSMSnapshot, progress: Progress) -> Snapsh
                 writer.discards = True
                 buffered.close()
             progress.check()
+            meta = target.close()
         except BaseException:
             target.cancel()
             raise
-        return target.close()
     finally:
         snapshot.release()
+    if meta.id not in [kept.id for kept in target.store.list()]:
+        # Nothing may be built on it, least of all a shorter log.
+        raise StorageError(f"snapshot {meta.id} was written, and the store does not list it")
+    return meta
 
 
 def copy(source: BinaryIO, target: Target, progress: Progress) -> None:

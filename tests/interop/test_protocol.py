@@ -156,3 +156,19 @@ def test_nothing_is_forwarded_to_a_leader_in_go(make_cluster: ClusterFactory) ->
     cluster.wait_leader([member])
     assert member.post("forward", b"x")["response"] == 1
     assert member.post("read")["index"] > 1
+
+
+@pytest.mark.parametrize("language", ["g", "p"])
+def test_what_else_the_admin_api_does(make_cluster: ClusterFactory, language: str) -> None:
+    """Both kinds answer in the same shape."""
+    cluster = make_cluster(language, durable=False)
+    leader = cluster.start_all()
+    assert leader.post("barrier") == leader.post("verify") == {}
+    bench = leader.post("bench", clients=4, seconds=0.1, size=100)
+    assert bench["errors"] == 0
+    assert bench["applied"] == leader.wait_serving()["fsm"]["applied"] > 4
+    assert 0 < bench["p50_ms"] <= bench["p99_ms"]
+    assert {len(entry["sha256"]) for entry in leader.log()} == {64}
+    assert {entry["size"] for entry in leader.log() if entry["type"] == 0} == {100}
+    with pytest.raises(RefusedError):
+        leader.get("log", first="x")

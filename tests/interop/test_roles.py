@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rafthttp.testing.interop import MixedCluster
+from rafthttp.testing.interop import FAST, MixedCluster
 from rafthttp.testing.interop_member import Member
 from rafthttp.testing.ledger import command
 from rafthttp.testing.processes import eventually
@@ -68,17 +68,15 @@ def test_all_come_back_with_what_they_had(make_cluster: ClusterFactory, shape: s
 @pytest.mark.parametrize(("shape", "sleeper"), [("pgg", "g1"), ("gpp", "p1"), ("gpg", "g2")])
 def test_a_sleeper_disturbs_nobody(make_cluster: ClusterFactory, shape: str, sleeper: str) -> None:
     """Pre-vote in mixed company: a follower that slept asks first, is refused, and follows."""
-    heartbeat = 0.2
-    cluster = make_cluster(
-        shape, options={"heartbeat_timeout": heartbeat, "leader_lease_timeout": 0.2}
-    )
+    cluster = make_cluster(shape)
     leader = cluster.start_all()
     cluster.wait_level()
     member = cluster[sleeper]
     term = leader.wait_serving()["term"]
     member.pause()
     # Its timer runs out at twice the timeout at most; it acts on that as soon as it goes on.
-    asleep_until, number = time.monotonic() + 3 * heartbeat, 0
+    heartbeat = float(FAST["heartbeat_timeout"])
+    asleep_until, number = time.monotonic() + 2.2 * heartbeat, 0
     while time.monotonic() < asleep_until:
         leader.apply(command(f"meanwhile-{number}"))
         number += 1

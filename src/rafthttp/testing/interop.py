@@ -29,7 +29,7 @@ LANGUAGES: Final[dict[str, Language]] = {"g": "go", "p": "python"}
 FAST: Final[dict[str, Option]] = {
     "heartbeat_timeout": 0.5,
     "election_timeout": 0.5,
-    "leader_lease_timeout": 0.3,
+    "leader_lease_timeout": 0.5,
     "commit_timeout": 0.02,
 }
 """Timeouts of both kinds of member: short, but not below what two busy cores give a process."""

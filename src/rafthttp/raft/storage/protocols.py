@@ -135,7 +135,10 @@ class SnapshotMeta:
 
 
 class SnapshotSink(Protocol):
-    """A snapshot being written. Ends with exactly one of `close` (it counts) and `cancel`."""
+    """A snapshot being written. Ends with exactly one of `close` (it counts) and `cancel`.
+
+    After a `close` that raised, `cancel` is called.
+    """
 
     @property
     def id(self) -> str:

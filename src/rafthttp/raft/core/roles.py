@@ -114,8 +114,13 @@ class Roles:
         self._become_follower(server.term, None)
 
     def _become_follower(self, term: Term, leader: ServerID | None) -> None:
-        """Step down, or stay down, in `term`; a fresh timeout begins."""
+        """Step down, or stay down, in `term`; a fresh timeout begins, but for a mere newer term.
+
+        A follower that only learns of a term goes on waiting (Raft §5.2): one that cannot win, but
+        asks again and again, would put off for good the election of one that can.
+        """
         server = self._server
+        waits_on = server.state is State.FOLLOWER and term > server.term and leader is None
         leadership = self._leadership
         if leadership is not None:
             self._lose_leadership(leadership, left=term > server.term)
@@ -127,7 +132,8 @@ class Roles:
         self._early.cancel()
         server.out.probe_leader = None
         server.out.votes.clear()
-        self._restart_timer(server.config.heartbeat_timeout_ns)
+        if not waits_on:
+            self._restart_timer(server.config.heartbeat_timeout_ns)
 
     def _lose_leadership(self, leadership: Leadership, *, left: bool) -> None:
         """Proposals behind the commit index are unknown now (S35), reads are refused (S71)."""

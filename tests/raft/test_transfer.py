@@ -222,3 +222,14 @@ async def test_handing_over_is_for_leaders_only() -> None:
         assert await follower_of(cluster, leader).hand_over(timeout=1.0)
         assert leader.state is State.LEADER
         assert leader.current_term == term
+
+
+@in_loop
+async def test_who_can_still_be_dialled_may_wait_for_the_new_leaders_word() -> None:
+    """What is under way at a server that stops is sent on to the new leader, which it must know."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        assert await leader.hand_over(timeout=5.0, wait_heard=True)
+        successor = leader.leader_with_id()
+        assert successor is not None
+        assert successor.id != leader.id

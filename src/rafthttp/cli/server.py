@@ -202,7 +202,7 @@ async def _stop_in_order(node: Node, server: _Server, hand_over: float) -> None:
     await server.stopping.wait()
     try:
         if hand_over > 0:
-            await node.raft.hand_over(timeout=hand_over)
+            await node.raft.hand_over(timeout=hand_over, wait_heard=True)
     finally:
         server.should_exit = True
     await asyncio.sleep(_NODE_GRACE_SECONDS)

@@ -281,16 +281,24 @@ class Raft(RaftReads):
         """`leadership_transfer` to this voter, which must be a member at this address."""
         return await self._transfer(server_id, address, timeout)
 
-    async def hand_over(self, *, timeout: float) -> bool:
+    async def hand_over(self, *, timeout: float, wait_heard: bool = False) -> bool:
         """Before a stop: let another voter lead, where this server leads and others could.
 
         Returns whether this server leads no longer (or never did). Not tried where the others that
         were heard lately are no quorum: then a leader's end costs nothing that they still have.
+
+        Args:
+            timeout: seconds for all of it.
+            wait_heard: wait for the new leader's first word, so that what is under way here can be
+                sent on to it; for who can still be dialled.
         """
         if not self._driver.core.is_dispensable or self._stop is not None:
             return self.state is not State.LEADER
         try:
-            await self._driver.transfers.step_down(None, None, self._deadline(timeout))
+            if wait_heard:
+                await self.leadership_transfer(timeout=timeout)
+            else:
+                await self._driver.transfers.step_down(None, None, self._deadline(timeout))
         except RaftError as error:
             _log.warning("%s could not hand over leadership: %s", self.id, error)
         return self.state is not State.LEADER

@@ -47,6 +47,10 @@ class InstallOwner(Protocol):
         """Schedule a turn."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Something that must not happen did."""
+        ...
+
 
 class HeldRpc:
     """An `InboundRpc` whose answer waits until the state machine has the snapshot."""
@@ -171,6 +175,7 @@ class Installer:
             before.task.cancel()
             previous = before.task
         job.task = asyncio.get_running_loop().create_task(self._run(job, previous))
+        job.task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Give up; nothing of it stays, unless it counts already."""
@@ -179,6 +184,10 @@ class Installer:
             job.progress.give_up()
             job.task.cancel()
             await asyncio.gather(job.task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._owner.fail(error)
 
     async def _run(self, job: _Job, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:

@@ -68,6 +68,10 @@ class SnapshotOwner(Protocol):
         """Nothing is known of the disk any more."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Something that must not happen did."""
+        ...
+
 
 class Snapshots:
     """Takes snapshots and compacts the log.
@@ -113,6 +117,7 @@ class Snapshots:
         """Take them when due, from now on."""
         if self.store is not None:
             self._schedule = asyncio.get_running_loop().create_task(self._run())
+            self._schedule.add_done_callback(self._schedule_ended)
 
     async def take(self) -> SnapshotMeta:
         """A snapshot that covers everything applied by now; calls at one time share one.
@@ -189,6 +194,10 @@ class Snapshots:
                     if self._closed:
                         return
                     _log.error("%s", error, exc_info=error.__cause__)
+
+    def _schedule_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._owner.fail(error)
 
     def _begin(self) -> asyncio.Task[SnapshotMeta]:
         task = self._taking = asyncio.get_running_loop().create_task(self._take())

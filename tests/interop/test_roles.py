@@ -34,7 +34,9 @@ def test_replicates_in_any_shape(make_cluster: ClusterFactory, shape: str) -> No
     assert cluster.assert_logs_equal() >= 20 + len(shape)
 
 
-@pytest.mark.parametrize("shape", ["pgg", "gpp", "ppg", "ggp"])
+@pytest.mark.parametrize(
+    "shape", ["pgg", "gpp", *(pytest.param(s, marks=pytest.mark.soak) for s in ("ppg", "ggp"))]
+)
 def test_outlives_its_leader(make_cluster: ClusterFactory, shape: str) -> None:
     """The leader is killed: another takes over, and the killed one follows when it is back."""
     cluster = make_cluster(shape)

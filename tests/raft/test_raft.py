@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
+from rafthttp.raft.config import Config
 from rafthttp.raft.errors import (
     CantBootstrapError,
     ConfigError,
@@ -333,7 +334,10 @@ def test_a_lagging_follower_is_fed_from_disk(tmp_path: Path) -> None:
     """What the cache no longer holds comes from the store, in order with what it does."""
 
     async def run() -> None:
-        async with Cluster(make_store=lambda i: SqliteStore.open(tmp_path / i, i)) as cluster:
+        # Go's own timeouts: thirty megabytes on a busy disk may hold up a heartbeat.
+        async with Cluster(
+            make_store=lambda i: SqliteStore.open(tmp_path / i, i), config=Config(ServerID("any"))
+        ) as cluster:
             leader = await cluster.leader()
             late = next(i for i in cluster.ids if i != leader.id)
             await cluster.stop(late)

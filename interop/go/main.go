@@ -23,7 +23,7 @@ func main() {
 
 func run() error {
 	opts := parseOptions()
-	listener, err := net.Listen("tcp", opts.address)
+	listener, err := net.Listen("tcp", opts.listen)
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,10 @@ import (
 
 // options is the command line. The names after `raft` are hashicorp/raft's own.
 type options struct {
-	id, address, path, dataDir, join string
-	bootstrap, newTimeFormat, noSync bool
-	timeout                          time.Duration
-	raft                             *raft.Config
+	id, address, listen, path, dataDir, join string
+	bootstrap, newTimeFormat, noSync         bool
+	timeout                                  time.Duration
+	raft                                     *raft.Config
 }
 
 func parseOptions() *options {
@@ -22,6 +22,7 @@ func parseOptions() *options {
 	o := &options{raft: conf}
 	flag.StringVar(&o.id, "id", "", "server id")
 	flag.StringVar(&o.address, "address", "", "HOST:PORT to listen on, as the members know it")
+	flag.StringVar(&o.listen, "listen", "", "HOST:PORT to listen on behind a relay, where it is not the address")
 	flag.StringVar(&o.path, "path", "/raft", "path of the endpoint")
 	flag.StringVar(&o.dataDir, "data-dir", "", "bolt log and snapshot files; empty keeps all in memory")
 	flag.StringVar(&o.join, "join", "", "HOST:PORT of a member to ask, with raft-http's Layer.Join")
@@ -48,6 +49,9 @@ func parseOptions() *options {
 	conf.LocalID = raft.ServerID(o.id)
 	conf.ProtocolVersion = raft.ProtocolVersion(*version)
 	conf.LogOutput = os.Stderr
+	if o.listen == "" {
+		o.listen = o.address
+	}
 	if o.id == "" || o.address == "" || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "rafthttp-interop: -id and -address are needed, and nothing but flags")
 		flag.Usage()

@@ -178,6 +178,11 @@ class Member:
 
     # -- its admin API
 
+    @property
+    def listening(self) -> str:
+        """Where it is reached directly; the members may know it by the address of a relay."""
+        return str(self.options.get("listen", self.address))
+
     def get(self, call: str, **query: Option) -> dict[str, Any]:
         """A call that looks. Raises as `post`."""
         return self._answer("GET", call, None, query)
@@ -196,7 +201,7 @@ class Member:
     ) -> dict[str, Any]:
         answer = self.http.request(
             method,
-            f"http://{self.address}/{call}",
+            f"http://{self.listening}/{call}",
             content=body,
             params={name: str(value) for name, value in query.items()},
             timeout=_CALL_SECONDS,
@@ -211,7 +216,7 @@ class Member:
     def stats(self) -> dict[str, Any] | None:
         """Its /stats, or None while it does not answer."""
         try:
-            answer = self.http.get(f"http://{self.address}/stats", timeout=2.0)
+            answer = self.http.get(f"http://{self.listening}/stats", timeout=2.0)
             value: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError):
             return None

@@ -31,6 +31,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="rafthttp.testing.interop_node")
     parser.add_argument("--id", required=True)
     parser.add_argument("--address", required=True)
+    parser.add_argument("--listen", help="behind a relay, where it is not the address")
     parser.add_argument("--path", default="/raft")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--join", action="append", default=[])
@@ -70,7 +71,7 @@ async def _serve(options: argparse.Namespace) -> None:
     )
     app = Starlette(routes=Admin(node, ledger).routes(), lifespan=node.lifespan)
     node.mount(app)
-    host, _, port = options.address.rpartition(":")
+    host, _, port = (options.listen or options.address).rpartition(":")
     config = uvicorn.Config(
         app,
         host=host,

@@ -115,7 +115,7 @@ class Writer:
         ids = self._fresh_ids()
         body = json.dumps({"ids": ids, "size": self._size})
         try:
-            answer = http.post(f"http://{member.address}/applies", content=body)
+            answer = http.post(f"http://{member.listening}/applies", content=body)
             results = answer.json()["results"]
         except httpx.ConnectError:
             return False

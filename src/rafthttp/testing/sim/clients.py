@@ -77,6 +77,13 @@ class Clients:
         server = self._choose()
         if server is None:
             self._again(client)
+        elif not server.defer(self._act_at, client, server):
+            self._act_at(client, server)
+
+    def _act_at(self, client: int, server: Process) -> None:
+        """The request is in; a server that was paused may find it before what deposes it (S70)."""
+        if server.core is None or not server.core.accepts_proposals:
+            self._again(client)
         elif self._world.rng.random() < 0.3:
             self._read(client, server)
         else:
@@ -87,11 +94,10 @@ class Clients:
 
     def _choose(self) -> Process | None:
         """A server that says it leads, deposed ones included."""
-        now = self._world.now_ns
         leaders = [
             p
             for p in self._cluster.processes.values()
-            if p.core is not None and p.core.accepts_proposals and p.paused_until_ns <= now
+            if p.core is not None and p.core.accepts_proposals
         ]
         if not leaders:
             return None

@@ -13,17 +13,18 @@ from typing import NamedTuple
 
 from rafthttp.raft.core.ready import HardState, Persist, Seq
 from rafthttp.raft.types import Index
-from rafthttp.testing.coremember import Disk, Entry
+from rafthttp.testing.coremember import Disk, Entry, Snapshot
 from rafthttp.testing.sim.faults import Faults
 from rafthttp.testing.sim.world import World
 
 
 class Write(NamedTuple):
-    """One durable step: the core's, or (without `persist`) the log dropped before `first`."""
+    """One durable step: the core's; or the log dropped before `first`, for that `snapshot`."""
 
     persist: Persist | None
     entries: tuple[Entry, ...]
     first: Index = 0
+    snapshot: Snapshot | None = None
 
 
 class SimDisk:

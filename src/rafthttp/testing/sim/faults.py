@@ -90,16 +90,16 @@ class Faults:
 
     @classmethod
     def swarm(cls, rng: random.Random) -> Faults:
-        """Each fault exists in about every third run, at its own rate (swarm testing).
+        """Each fault exists in about every other run, at its own rate (swarm testing).
 
         A run in which everything goes wrong at once hides what only a few faults together show.
         """
         chosen: dict[str, float] = {}
         for name, (least, most) in _SWARM.items():
-            if rng.random() < 0.35:
+            if rng.random() < _CHANCE:
                 chosen[name] = least * (most / least) ** rng.random()
         whole = {name: int(value) for name, value in chosen.items() if name in _WHOLE}
-        flags = {name: rng.random() < 0.35 for name in _FLAGS}
+        flags = {name: rng.random() < _CHANCE for name in _FLAGS}
         flags["lease_reads"] = rng.random() < 0.2
         if flags["lease_reads"]:
             flags["mixed_timeouts"] = flags["mixed_early_campaign"] = False
@@ -114,6 +114,8 @@ class Faults:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(perfect, f.name)]
 
 
+# How often each exists in a run.
+_CHANCE: Final = 0.5
 # Least and most of each, when it exists. Rates are such that a run of about two simulated seconds
 # sees a few of each.
 _SWARM: Final[dict[str, tuple[float, float]]] = {

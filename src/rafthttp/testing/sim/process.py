@@ -353,8 +353,8 @@ class Process:
         for write in writes:
             if write.persist is not None:
                 self.durable_seq = write.persist.seq
-            elif write.first - 1 > self.base:
-                self._drop_log(core, write.first)
+            elif write.snapshot is not None and write.first - 1 > self.base:
+                self._drop_log(core, write.first, write.snapshot)
         if self.durable_seq:
             core.on_persisted(self.durable_seq, self.local_ns())
         self._release()
@@ -391,11 +391,9 @@ class Process:
         if own is None or own.last_index < snapshot.last_index:
             self.disk.snapshot = snapshot
             first = max(snapshot.last_index - trailing + 1, self.base + 1)
-            self.device.submit(Write(None, (), first))
+            self.device.submit(Write(None, (), first, snapshot))
 
-    def _drop_log(self, core: Consensus, first: Index) -> None:
-        snapshot = self.disk.snapshot
-        assert snapshot is not None
+    def _drop_log(self, core: Consensus, first: Index, snapshot: Snapshot) -> None:
         del self.log[: first - 1 - self.base]
         self.base = first - 1
         core.on_compacted(snapshot.last_index, snapshot.last_term, first)

@@ -205,6 +205,7 @@ class Cluster:
                         break
                 elif core.configuration_index <= core.commit_index:
                     server.wiped = None
+                    server.votes_from = core.configuration_index
                     server.start()
         self.world.after(20 * MS, self.release_wiped)
 

@@ -34,6 +34,10 @@ def receive(
     if isinstance(body, Probe):
         network.reply_to_probe(message)
         return
+    if server.votes_from > core.last_index and isinstance(body, VoteRequest):
+        # Somebody removed long ago may still count on the vote that this server could give before
+        # it forgot everything. Its log refuses him again once it holds its own removal (ADR 9).
+        return
     server.rpcs[number] = message
     match body:
         case Frame(ask, entries):

@@ -74,6 +74,8 @@ class Process:
         self.paused_until_ns = 0
         self.wiped: Disk | None = None
         """What the disk held when it was wiped, until no configuration counts on it."""
+        self.votes_from: Index = 0
+        """The entry that removed it after it lost its disk: it votes once it holds that again."""
         self._timer_ns = 0
         # The RPC of the snapshot being taken in, and whether it may be visible already.
         self._installing: tuple[RpcId, bool] | None = None

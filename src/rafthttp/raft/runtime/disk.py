@@ -7,14 +7,12 @@ Knows nothing of consensus: numbered writes in, numbers of durable writes out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from rafthttp.raft.errors import StorageError
+from rafthttp.raft.runtime import threads
 from rafthttp.raft.storage.protocols import LogStore, MaintainedStore, StableStore
 from rafthttp.raft.types import LogWrite
 
@@ -135,15 +133,15 @@ class ThreadLane:
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
-        # Unbounded by itself: pending proposals and the frames of a leader in flight are bounded.
-        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._closed: asyncio.Future[None] | None = None
-        self._thread = threading.Thread(target=self._run, name="rafthttp-disk", daemon=True)
-        self._thread.start()
+        # Bounded: pending proposals and the frames of a leader in flight are.
+        self._jobs: threads.Jobs[_Item] = threads.Jobs(
+            "rafthttp-disk", self._do, _ITEMS_AT_ONCE_MAX
+        )
 
     def submit(self, seq: int, write: LogWrite) -> bool:
         """Queue one write; `on_durable(seq)` or `on_failed(seq, error)` follows on the loop."""
-        self._queue.put(_Write(seq, write))
+        self._jobs.put(_Write(seq, write))
         return False
 
     async def call(self, function: Callable[..., _T], *args: Any) -> _T:
@@ -158,7 +156,7 @@ class ThreadLane:
             else:
                 self._tell(_set_result, future, result)
 
-        self._queue.put(run)
+        self._jobs.put(run)
         return await future
 
     async def close(self) -> None:
@@ -169,36 +167,33 @@ class ThreadLane:
         """
         if self._closed is None:
             self._closed = self._loop.create_future()
-            self._queue.put(None)
+            self._jobs.put(None)
         try:
             await asyncio.wait_for(asyncio.shield(self._closed), _CLOSE_TIMEOUT_S)
         except TimeoutError:
             _log.error("the disk does not answer; its thread is left behind")
 
-    def _run(self) -> None:
-        while True:
-            items = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(items) < _ITEMS_AT_ONCE_MAX:
-                    items.append(self._queue.get_nowait())
-            writes: list[_Write] = []
-            size = 0
-            for item in items:
-                if isinstance(item, _Write):
-                    writes.append(item)
-                    size += sum(sum(map(len, batch.records)) for batch in item.write.batches)
-                    if size < _BYTES_A_FLUSH_MAX:
-                        continue
-                self._flush(writes)
-                writes, size = [], 0
-                if item is None:
-                    self._end()
-                    return
-                if not isinstance(item, _Write):
-                    item()
+    def _do(self, items: list[_Item]) -> bool:
+        """Some of the queue, on the thread; False behind the end."""
+        writes: list[_Write] = []
+        size = 0
+        for item in items:
+            if isinstance(item, _Write):
+                writes.append(item)
+                size += sum(sum(map(len, batch.records)) for batch in item.write.batches)
+                if size < _BYTES_A_FLUSH_MAX:
+                    continue
             self._flush(writes)
-            if self._queue.empty():
-                self._maintain()
+            writes, size = [], 0
+            if item is None:
+                self._end()
+                return False
+            if not isinstance(item, _Write):
+                item()
+        self._flush(writes)
+        if self._jobs.is_empty():
+            self._maintain()
+        return True
 
     def _flush(self, writes: list[_Write]) -> None:
         if not writes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+
+from rafthttp.raft.runtime import threads
 
 _T = TypeVar("_T")
 _log = logging.getLogger("rafthttp.raft.snapshots")
@@ -25,11 +25,10 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done once the thread has nothing left to do."""
         self._finished = False
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._jobs: threads.Jobs[Callable[[], None] | None] = threads.Jobs(name, self._do)
 
     async def call(self, function: Callable[..., _T], *args: Any) -> _T:
         """Call it on the thread. Where the caller is cancelled, the call still runs to its end."""
@@ -43,7 +42,7 @@ class Worker:
             else:
                 self._tell(_set_result, future, result)
 
-        self._queue.put(run)
+        self._jobs.put(run)
         return await future
 
     def post(self, function: Callable[[], None]) -> None:
@@ -55,18 +54,21 @@ class Worker:
             except Exception:  # noqa: BLE001 - a thread's top; nobody waits for it
                 _log.exception("cleaning up after a snapshot failed")
 
-        self._queue.put(run)
+        self._jobs.put(run)
 
     def finish(self) -> None:
         """Nothing more will come: the thread ends behind what was given. Idempotent."""
         if not self._finished:
             self._finished = True
-            self._queue.put(None)
+            self._jobs.put(None)
 
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            item()
-        self._tell(_set_result, self.ended, None)
+    def _do(self, jobs: list[Callable[[], None] | None]) -> bool:
+        for job in jobs:
+            if job is None:
+                self._tell(_set_result, self.ended, None)
+                return False
+            job()
+        return True
 
     def _tell(self, callback: Callable[..., None], *args: Any) -> None:
         try:

@@ -242,10 +242,12 @@ class Nemesis:
         chosen = ids[self._world.below(len(ids))]
         member = old.get(chosen)
         server = self._cluster.server
+        # As a join does it: who forgot everything catches up first, then is promoted.
+        catches_up = not self._cluster.processes[chosen].may_vote
         if member is None:
-            suffrage = Suffrage.VOTER if rng.random() < 0.5 else Suffrage.NONVOTER
-            return old.with_server(server(chosen, suffrage))
-        if rng.random() < 0.5:
+            voter = rng.random() < 0.5 and not catches_up
+            return old.with_server(server(chosen, Suffrage.VOTER if voter else Suffrage.NONVOTER))
+        if rng.random() < 0.5 or catches_up:
             return old.without(chosen)
         voter = member.suffrage is Suffrage.VOTER
         return old.with_server(server(chosen, Suffrage.NONVOTER if voter else Suffrage.VOTER))

@@ -103,6 +103,13 @@ class Process:
         """Whether it is up and says that it leads."""
         return self.core is not None and self.core.state is State.LEADER
 
+    @property
+    def may_vote(self) -> bool:
+        """Whether it holds its own removal again, or was never wiped."""
+        return self.votes_from == 0 or (
+            self.core is not None and self.core.durable_index >= self.votes_from
+        )
+
     def holds(self, index: Index, entry: Entry) -> bool:
         """Whether its disk has that entry, or a snapshot that covers it.
 

@@ -18,9 +18,9 @@ def check_reply(server: ServerID, disk: Disk, request: Request, reply: Reply) ->
         assert isinstance(request, VoteRequest)
         if request.pre_vote and reply.granted:
             return  # a promise of nothing
-        _check_term(server, reply.term, hard.term)
+        _check_term(server, disk, reply.term)
     elif isinstance(reply, AppendEntriesReply):
-        _check_term(server, reply.term, hard.term)
+        _check_term(server, disk, reply.term)
         if (
             reply.success
             and isinstance(request, Frame)
@@ -36,7 +36,8 @@ def check_reply(server: ServerID, disk: Disk, request: Request, reply: Reply) ->
 def check_vote(server: ServerID, disk: Disk, candidate: ServerID, reply: VoteReply) -> None:
     """A server grants its vote; `candidate` gets it."""
     hard = disk.hard_state
-    if reply.granted and hard.term == reply.term and hard.voted_for != candidate:
+    # A later term may have been written meanwhile; it does not take the vote back.
+    if reply.granted and hard.term <= reply.term and hard != (reply.term, candidate):
         raise InvariantError(
             f"acknowledged: {server} votes for {candidate} in term {reply.term},"
             f" and {hard.voted_for} stands on its disk"
@@ -45,10 +46,14 @@ def check_vote(server: ServerID, disk: Disk, candidate: ServerID, reply: VoteRep
 
 def check_request(server: ServerID, disk: Disk, term: Term) -> None:
     """A server asks for a vote, or leads: its term is durable."""
-    _check_term(server, term, disk.hard_state.term)
+    _check_term(server, disk, term)
 
 
-def _check_term(server: ServerID, shown: Term, durable: Term) -> None:
+def _check_term(server: ServerID, disk: Disk, shown: Term) -> None:
+    durable = disk.hard_state.term
+    if shown > durable:
+        # A restart infers the term from a snapshot or an entry that came before it was written.
+        durable = disk.initial_state().hard_state.term
     if shown > durable:
         raise InvariantError(f"acknowledged: {server} shows term {shown}, durable is {durable}")
 

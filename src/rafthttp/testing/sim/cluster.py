@@ -193,12 +193,11 @@ class Cluster:
 
     def release_wiped(self) -> None:
         """Take wiped servers out of the configuration; then they begin as new ones (S62)."""
-        wiped = self.wiped()
-        if not wiped:
+        if not self.wiped():
             return
         for leader in [p for p in self.processes.values() if p.is_leader]:
             core = leader.live
-            for server in wiped:
+            for server in self.wiped():
                 if core.configuration.get(server.id) is not None:
                     if core.can_change_configuration and len(core.configuration.voters) > 1:
                         leader.propose_configuration(core.configuration.without(server.id))

@@ -113,6 +113,7 @@ def test_columns_of_stored_records() -> None:
         encode_log(1, 1, LogType.COMMAND, b"data") + b"\x00",
         encode_log(1, 1, LogType.COMMAND, b"data")[:-1] + b"\x09",
         encode_log(1, 1, LogType.COMMAND, b"d").replace(encode_time(None), b"\x07" * 15),
+        encode_log(1, 1, LogType.NOOP, b"")[:-1] + b"\xff",  # type -1, no type from the end
     ],
 )
 def test_a_record_that_is_none(record: bytes) -> None:

@@ -162,6 +162,22 @@ def test_a_megabyte_of_nothing_is_not_held(octets: bytes) -> None:
     assert peak < 4 << 20
 
 
+def test_fields_that_entries_leave_out_are_counted() -> None:
+    """What they are filled up with takes 17 times the memory of an entry of 8 bytes."""
+
+    def of_an_old_go(count: int) -> bytes:
+        records = [
+            b"\x84\xa4Data\xa0\xa5Index\xcd" + at.to_bytes(2, "big") + b"\xa4Term\1\xa4Type\0"
+            for at in range(1, count + 1)
+        ]
+        return b"\x00\x81\xa7Entries\xdc" + count.to_bytes(2, "big") + b"".join(records)
+
+    decoder = RequestDecoder()
+    decoder.feed(of_an_old_go(4096))
+    assert decoder.next() is not None
+    assert _refused(of_an_old_go(4097)) == "WireLimits.elements_max"
+
+
 def test_sixty_four_entries_of_a_mebibyte_pass() -> None:
     records = [
         encode_log(index, 3, LogType.COMMAND, bytes([index]) * (1 << 20), b"", 7)

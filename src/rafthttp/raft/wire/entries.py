@@ -37,6 +37,9 @@ _INDEX: Final = b"\xa5Index"
 _TERM: Final = b"\xa4Term"
 _TYPE: Final = b"\xa4Type"
 _TYPES: Final = tuple(LogType)
+_TYPE_OF: Final = {int(kind): kind for kind in LogType}
+# Elements that a field counts for which an entry leaves out; see `WireLimits.elements_max`.
+_LEFT_OUT_COST: Final = 8
 # Extensions longer than this are not expected to be the same in the next entry.
 _PREDICTED_EXTENSIONS_MAX: Final = 64
 
@@ -173,7 +176,7 @@ def decode_records(records: Sequence[bytes]) -> list[Log]:
             "list[dict[bytes, Any]]", msgpack.unpackb(joined, raw=True, strict_map_key=True)
         )
         times = {raw: decode_time(raw) for raw in {m[b"AppendedAt"] for m in maps}}
-        types: list[LogType] = [_TYPES[m[b"Type"]] for m in maps]
+        types: list[LogType] = [_TYPE_OF[m[b"Type"]] for m in maps]
         return [
             Log(
                 m[b"Index"],
@@ -256,6 +259,8 @@ class EntriesDecoder:
     def _entry(self, reader: Reader) -> Steps[None]:
         """Decode one entry field by field, and predict the next from it."""
         values = yield from reader.struct(_FIELDS)
+        if len(values) < len(_FIELDS):
+            reader.charge((len(_FIELDS) - len(values)) * _LEFT_OUT_COST)
         index: int = values.get(b"Index", 0)
         term: int = values.get(b"Term", 0)
         kind: int = values.get(b"Type", 0)

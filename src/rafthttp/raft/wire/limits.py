@@ -21,7 +21,9 @@ class WireLimits:
             (1,024 entries of any size; 64 entries of 1 MiB pass).
         entries_max: entries in one AppendEntries; above `Config.append_entries_max` and Go's 1,024.
         elements_max: values in fields this version does not know, and fields standing twice. They
-            are skipped, not built; the cap bounds the time, about 20 ms.
+            are skipped, not built; the cap bounds the time, about 20 ms. A field that an entry
+            leaves out counts eight times: it is filled in, so that an entry of 8 bytes takes 140.
+            All entries of a Go node have all fields; of an old one's, without two, 4,096 pass.
         depth_max: nesting inside such a field.
         name_size_bytes_max: an id or an address.
         text_size_bytes_max: an error text.

@@ -161,7 +161,7 @@ class Reader:
         if kind != MAP:
             raise ProtocolError("a map was expected")
         if count > known:
-            self._charge(count - known)
+            self.charge(count - known)
         return count
 
     def array_head(self) -> Steps[int]:
@@ -225,7 +225,7 @@ class Reader:
 
     def skip(self) -> Steps[None]:
         """Pass over one value of any type, without building it."""
-        self._charge(1)
+        self.charge(1)
         # One level a number: values left in it. A map counts two a pair.
         levels = [1]
         while levels:
@@ -236,7 +236,7 @@ class Reader:
             kind, number = yield from self.head()
             if kind in _CONTAINERS:
                 count = number if kind == ARRAY else number * 2
-                self._charge(count)
+                self.charge(count)
                 if len(levels) > self.limits.depth_max:
                     raise FrameTooLargeError(
                         f"nesting deeper than {self.limits.depth_max}",
@@ -254,7 +254,12 @@ class Reader:
         """A new frame has a new allowance of elements."""
         self._elements_left = self.limits.elements_max
 
-    def _charge(self, count: int) -> None:
+    def charge(self, count: int) -> None:
+        """Take from the frame's allowance of elements.
+
+        Raises:
+            FrameTooLargeError: it is used up.
+        """
         self._elements_left -= count
         if self._elements_left < 0:
             raise FrameTooLargeError(

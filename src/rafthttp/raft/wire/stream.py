@@ -57,6 +57,10 @@ _APPEND_RESPONSE_TAIL: Final = re.compile(
     re.DOTALL,
 )
 _APPEND_PAIRS: Final = 9
+# A peer may send a byte a packet. So many small pieces in a row become one: each costs 33 bytes
+# beyond its own, which of pieces of two bytes makes 28 times the memory.
+_PIECES_MAX: Final = 64
+_PIECES_SIZE_BYTES_MIN: Final = _PIECES_MAX * 256
 
 
 class Answer(NamedTuple):
@@ -77,6 +81,9 @@ class _Decoder:
         self._reader = Reader(limits)
         self._fresh: list[bytes] = []
         self._fresh_size = 0
+        # Pieces, and bytes in them, that stay as they are until they are joined with all others.
+        self._settled = 0
+        self._settled_size = 0
         self._needs = 0
         # Bytes of the current frame that are no longer in the reader's buffer.
         self._frame_gone = 0
@@ -90,6 +97,8 @@ class _Decoder:
         """Take the next bytes of the stream; `next` says what they complete."""
         self._fresh.append(data)
         self._fresh_size += len(data)
+        if len(self._fresh) - self._settled >= _PIECES_MAX:
+            self._settle()
 
     @property
     def mid_frame(self) -> bool:
@@ -111,7 +120,7 @@ class _Decoder:
             self._error = ProtocolError("the stream has ended")
         self._steps.close()
         self._fresh.clear()
-        self._fresh_size = 0
+        self._fresh_size = self._settled = self._settled_size = 0
         self._reader.buf = b""
         self._reader.pos = 0
 
@@ -141,6 +150,12 @@ class _Decoder:
     def _available(self) -> int:
         return len(self._reader.buf) - self._reader.pos + self._fresh_size
 
+    def _settle(self) -> None:
+        if self._fresh_size - self._settled_size < _PIECES_SIZE_BYTES_MIN:
+            self._fresh[self._settled :] = [b"".join(self._fresh[self._settled :])]
+        self._settled = len(self._fresh)
+        self._settled_size = self._fresh_size
+
     def _join(self) -> None:
         reader = self._reader
         self._frame_gone += reader.pos - self._frame_start
@@ -150,7 +165,7 @@ class _Decoder:
         reader.buf = self._fresh[0] if len(self._fresh) == 1 else b"".join(self._fresh)
         reader.pos = 0
         self._fresh.clear()
-        self._fresh_size = 0
+        self._fresh_size = self._settled = self._settled_size = 0
         self._needs = 0
 
     def _begin_frame(self) -> None:

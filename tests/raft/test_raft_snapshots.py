@@ -204,6 +204,31 @@ async def test_a_persist_that_hangs_costs_neither_leadership_nor_a_clean_end() -
 
 
 @in_loop
+async def test_who_waits_for_a_snapshot_begins_none_once_the_server_is_shut_down() -> None:
+    """The second asks for more than the first covers, so it would take one of its own."""
+    async with cluster_of(1, make_fsm=Gate) as cluster:
+        leader = await cluster.leader()
+        fsm = gate(cluster, leader.id)
+        await leader.apply(b"a")
+        fsm.open.clear()
+        first = asyncio.create_task(leader.snapshot())
+        await until(fsm.waiting.is_set)
+        await leader.apply(b"b")
+        second = asyncio.create_task(leader.snapshot())
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(cluster.stop(leader.id))
+        await until(lambda: leader.state is State.SHUTDOWN)
+        fsm.open.set()
+        await stopping
+        for taking in (first, second):
+            with pytest.raises(ShutdownError):
+                await taking
+        assert fsm.released == 1
+        assert not cluster.snapshots[leader.id].list()
+        await no_threads()
+
+
+@in_loop
 async def test_a_snapshot_holds_the_configuration_of_its_own_index() -> None:
     """S46: a change just before is included, under its own index; an uncommitted one never is."""
     async with cluster_of(3) as cluster:

@@ -137,6 +137,8 @@ class Snapshots:
                     return meta
             if self._taking is running:
                 break
+        if self._closed:
+            raise ShutdownError("raft was shut down before the snapshot was begun")
         task = self._begin()
         try:
             return await asyncio.shield(task)

@@ -17,7 +17,7 @@ from rafthttp.raft.core.ready import (
     Ready,
     VoteReply,
 )
-from rafthttp.raft.errors import ConfigurationChangeError
+from rafthttp.raft.errors import ConfigurationChangeError, LeadershipTransferError
 from rafthttp.raft.types import Configuration, Server, ServerAddress, ServerID, State
 
 SECOND = 1_000_000_000
@@ -165,6 +165,21 @@ def test_a_restore_that_lost_its_leadership_does_not_count() -> None:
     assert not core.on_restore_arrived(index, 2, SECOND)
     core.on_restore_failed(SECOND)
     assert append(core, 3, (5, 1), [2], term=3)
+
+
+def test_leadership_is_not_handed_over_during_a_restore() -> None:
+    """The other would lead without the snapshot that is about to count here."""
+    core = leading()
+    index = core.begin_restore(3, SECOND)
+    with pytest.raises(LeadershipTransferError, match="restore"):
+        core.transfer_leadership(B, SECOND)
+    assert core.on_restore_arrived(index, 2, SECOND)
+    with pytest.raises(LeadershipTransferError, match="restore"):
+        core.transfer_leadership(B, SECOND)
+    assert not [r for r in take(core) if r.timeout_now is not None]
+    core.on_restored(index, 2, THREE, 1, SECOND)
+    core.transfer_leadership(B, SECOND)
+    assert not [r for r in take(core) if r.timeout_now is not None]  # it has to catch up first
 
 
 def test_a_restore_waits_for_the_configuration() -> None:

@@ -116,7 +116,7 @@ class Clients(Status):
 
         Raises:
             UnknownLeaderError: this server does not lead (S68).
-            LeadershipTransferError: one is under way, or there is no such voter.
+            LeadershipTransferError: one is under way, or a restore, or there is no such voter.
         """
         server, leadership = self._server, self._leadership
         server.now_ns = now_ns
@@ -124,6 +124,9 @@ class Clients(Status):
             raise UnknownLeaderError("this server does not lead")
         if leadership.transfer_target is not None:
             raise LeadershipTransferError("a leadership transfer is under way")
+        if leadership.restoring:
+            # It would lead without the snapshot that is about to count here.
+            raise LeadershipTransferError("a restore is under way")
         if target is None:
             target = leadership.best_voter()
             if target is None:

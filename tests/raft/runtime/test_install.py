@@ -24,6 +24,7 @@ from rafthttp.raft.storage.snapshot_files import (
 )
 from rafthttp.raft.transport.inmem import InmemTransport
 from rafthttp.raft.transport.memory import InmemNetwork
+from rafthttp.raft.transport.snapshot_body import SnapshotBody
 from rafthttp.raft.types import (
     Configuration,
     Index,
@@ -33,6 +34,7 @@ from rafthttp.raft.types import (
     State,
 )
 from rafthttp.raft.wire.configuration import encode_configuration
+from rafthttp.raft.wire.records import InstallSnapshotRequest, Response, RPCHeader
 from rafthttp.testing.cluster import Recorder, fast_config, until
 from rafthttp.testing.played import PlayedLeader
 
@@ -313,6 +315,53 @@ def test_a_second_snapshot_takes_the_place_of_one_that_still_streams(tmp_path: P
             assert here.fsm.data == [b"newer"]
             await here.nothing_partial()
             assert here.kept == [60, 40]
+
+    run(test())
+
+
+class Answered:
+    """Implements `InboundRpc`."""
+
+    def __init__(self) -> None:
+        self.response: Response | None = None
+
+    def respond(self, response: Response) -> None:
+        self.response = response
+
+    def fail(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+def test_one_that_gives_way_before_it_began_is_answered(tmp_path: Path) -> None:
+    """Three in one pass of the loop: the second never runs, and its leader waits for a word."""
+
+    async def test() -> None:
+        async with follower(tmp_path) as (here, _, _):
+            inbound = here.raft._driver.inbound  # pyright: ignore[reportPrivateUsage] # at once
+            rpcs = [Answered(), Answered(), Answered()]
+            for rpc in rpcs:
+                body = SnapshotBody(len(state_of(b"one")), lambda: None)
+                body.add(state_of(b"one"))
+                inbound.on_install_snapshot(
+                    InstallSnapshotRequest(
+                        RPCHeader(id=ALL.servers[1].id, address=ALL.servers[1].address),
+                        1,
+                        2,
+                        ALL.servers[1].address,
+                        40,
+                        2,
+                        None,
+                        encode_configuration(ALL),
+                        1,
+                        len(state_of(b"one")),
+                    ),
+                    body,
+                    rpc,
+                )
+            await until(lambda: all(rpc.response is not None for rpc in rpcs))
+            assert [cast("Any", rpc.response).success for rpc in rpcs] == [False, False, True]
+            assert here.fsm.data == [b"one"]
+            await here.nothing_partial()
 
     run(test())
 

@@ -100,6 +100,7 @@ class _Job:
         self.progress = Progress(request.last_log_index, request.size)
         self.streaming = True
         """Whether nothing has changed yet, and it may be dropped for another."""
+        self.refused = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -173,6 +174,8 @@ class Installer:
         if before is not None:
             assert before.task is not None
             before.task.cancel()
+            # Said here: a task that has not begun yet will not say it.
+            self._refuse(before)
             previous = before.task
         job.task = asyncio.get_running_loop().create_task(self._run(job, previous))
         job.task.add_done_callback(self._ended)
@@ -233,15 +236,21 @@ class Installer:
             # Where it was cancelled while it became visible, the server is shutting down; the next
             # start finds it, and nothing was acknowledged meanwhile.
             worker.post(target.cancel)
-            if not owner.closed:
-                owner.core.on_snapshot_failed(job.number, owner.now_ns())
-                job.rpc.release()
-                owner.wake()
+            self._refuse(job)
             if isinstance(error, asyncio.CancelledError):
                 raise
             level = logging.WARNING if isinstance(error, TransportError) else logging.ERROR
             _log.log(level, "snapshot at index %d: %s", request.last_log_index, error)
             return None
+
+    def _refuse(self, job: _Job) -> None:
+        """It did not arrive whole, and its leader is told so. Idempotent."""
+        owner = self._owner
+        if not job.refused and not owner.closed:
+            job.refused = True
+            owner.core.on_snapshot_failed(job.number, owner.now_ns())
+            job.rpc.release()
+            owner.wake()
 
     async def _install(self, job: _Job, worker: Worker, meta: SnapshotMeta) -> None:
         """Begin the log behind it, and let the state machine have it; then it is answered."""

@@ -113,6 +113,8 @@ REFUSED = [
     (b"/kv?limit=-1", b"limit"),
     (b"/kv?limit=many", b"limit"),
     (b"/kv?consistency=perhaps", b"consistency"),
+    (b"/kv?limit=" + b"0" * 8 + b"1" + b"0" * 5, b"limit"),
+    (b"/kv?limit=" + b"0" * 8 + b"1" * 5000, b"limit"),
 ]
 
 

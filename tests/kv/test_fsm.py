@@ -123,6 +123,24 @@ def test_a_foreign_header_is_refused(header: object, says: str) -> None:
         KVStateMachine().restore(io.BytesIO(msgpack.packb(header)))
 
 
+@pytest.mark.parametrize(
+    "claim", [b"\xdd\x00\x10\x00\x00", b"\xdf\x00\x10\x00\x00", b"\xdc\x00\x03", b"\xc7\x10\x01"]
+)
+def test_nothing_is_built_because_it_is_claimed(claim: bytes) -> None:
+    """msgpack 1.1 makes a list of the size that five bytes claim."""
+    header = msgpack.packb({"format": "rafthttp-kv", "version": 1, "keys": 1})
+    for begin in (b"", header):
+        with pytest.raises(SnapshotFormatError, match="exceeds max"):
+            KVStateMachine().restore(io.BytesIO(begin + claim + bytes(16)))
+
+
+def test_nothing_stands_behind_the_end() -> None:
+    fsm = filled(("old", b"state"))
+    with pytest.raises(SnapshotFormatError, match="does not end"):
+        fsm.restore(io.BytesIO(written(filled(("a", b"1"))) + b"\xc0"))
+    assert fsm.get("old") == b"state"
+
+
 def test_pairs_of_wrong_types_or_repeated_keys_are_refused() -> None:
     def stream(*pairs: object) -> io.BytesIO:
         header = {"format": "rafthttp-kv", "version": 1, "keys": len(pairs)}

@@ -49,6 +49,8 @@ def test_both_forms_are_understood(values: list[str], key: str | SessionRequest 
         f'"{ID.hex()}";low=3;seq=2',
         f'"{ID.hex()}";seq=x;low=1',
         '"key";seq=7;low=3',
+        f'"{ID.hex()}";low=3;x=7',
+        f'"{ID.hex()}";seq=7;x=7',
     ],
 )
 def test_what_cannot_be_understood_is_refused(value: str) -> None:

@@ -56,6 +56,7 @@ LIST_LIMIT_MAX: Final = 10_000
 _BODY_SECONDS: Final = 60
 
 _RETRY_AFTER: Final = {"Retry-After": "1"}
+_LIMIT: Final = re.compile("[0-9]{1,5}")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -443,6 +444,6 @@ class _Body:
 def _limit(text: str | None) -> int:
     if text is None:
         return LIST_LIMIT_DEFAULT
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= LIST_LIMIT_MAX:
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= LIST_LIMIT_MAX:
         raise _BadRequestError(f"limit is from 1 to {LIST_LIMIT_MAX}")
     return int(text)

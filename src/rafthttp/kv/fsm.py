@@ -109,6 +109,10 @@ def _read_snapshot(source: BinaryIO) -> dict[str, bytes]:
         max_buffer_size=_VALUE_SIZE_BYTES_MAX + 2 * _READ_SIZE_BYTES,
         max_bin_len=_VALUE_SIZE_BYTES_MAX,
         max_str_len=KEY_SIZE_BYTES_MAX,
+        # A pair, a header with room for more fields: msgpack allocates what a length claims.
+        max_array_len=2,
+        max_map_len=64,
+        max_ext_len=0,
     )
     try:
         keys = _check_header(unpacker.unpack())
@@ -118,7 +122,7 @@ def _read_snapshot(source: BinaryIO) -> dict[str, bytes]:
             if not isinstance(key, str) or not isinstance(value, bytes):
                 raise SnapshotFormatError("a snapshot's pair is not a key and a value")
             data[key] = value
-        if unpacker.unpack() is not None or len(data) != keys:
+        if unpacker.unpack() is not None or len(data) != keys or unpacker.read_bytes(1):
             raise SnapshotFormatError("the snapshot does not end where it says")
     except SnapshotFormatError:
         raise

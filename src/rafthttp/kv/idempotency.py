@@ -50,7 +50,7 @@ def parse(values: Sequence[str]) -> str | SessionRequest | None:
     numbers = dict(part.strip().split("=") for part in parameters.split(";")[1:])
     if not {"seq", "low"} & numbers.keys():
         return key
-    if numbers.keys() < {"seq", "low"} or not _SESSION.fullmatch(key):
+    if not numbers.keys() >= {"seq", "low"} or not _SESSION.fullmatch(key):
         raise IdempotencyKeyError(f"a numbered {HEADER} is a session's id with seq and low")
     request = SessionRequest(bytes.fromhex(key), int(numbers["seq"]), int(numbers["low"]))
     if request.lowest > request.sequence:

@@ -74,6 +74,7 @@ class Member:
     Attributes:
         data_dir: None keeps its log in memory: a restart is then a wiped server.
         options: flags of this member, by the name in snake_case.
+        program: what its command line begins with, instead of the usual.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Member:
     http: httpx.Client
     options: dict[str, Option] = field(default_factory=dict[str, Option])
     process: subprocess.Popen[bytes] | None = None
+    program: list[str] = field(default_factory=list[str])
 
     # -- the process
 
@@ -100,7 +102,7 @@ class Member:
         with self.output_file.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own programs
                 [
-                    *self._program(),
+                    *(self.program or self.usual_program()),
                     "--id",
                     self.id,
                     "--address",
@@ -112,7 +114,8 @@ class Member:
                 stderr=output,
             )
 
-    def _program(self) -> list[str]:
+    def usual_program(self) -> list[str]:
+        """What starts a member in this language."""
         if self.language == "go":
             return [str(GO_PROGRAM)]
         return [sys.executable, "-m", "rafthttp.testing.interop_node"]

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgpack
 import pytest
 
 from rafthttp.raft.core.ready import HardState, InitialState
 from rafthttp.raft.errors import CorruptLogError, StorageError
-from rafthttp.raft.runtime.restart import HARD_STATE, encode_hard_state, load
+from rafthttp.raft.runtime.restart import (
+    CONFIGURATIONS,
+    HARD_STATE,
+    decode_hard_state,
+    encode_hard_state,
+    load,
+)
 from rafthttp.raft.runtime.snapshot_bytes import restore as restore_state
 from rafthttp.raft.storage.memory import MemorySnapshotStore, MemoryStore
 from rafthttp.raft.storage.protocols import SnapshotMeta, SnapshotStore
@@ -187,3 +194,49 @@ def test_a_state_machine_that_keeps_its_state_itself_is_left_alone() -> None:
     add(snapshots, 5, 2, b"never read")
     log = log_of(3, [2] * 5)
     assert load(log, log, snapshots, None).snapshot_index == 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[-1, None], [1 << 63, "a"], [True, None], [1.0, None], [1, b"a"], [1], [1, None, 2], 7, None],
+    ids=repr,
+)
+def test_a_term_and_vote_that_cannot_be(value: object) -> None:
+    """S1: a vote that cannot be read is not "no vote"."""
+    with pytest.raises(CorruptLogError, match="term and vote"):
+        decode_hard_state(msgpack.packb(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([[1, "text"]], [[1, 7]], [[-1, b"\x80"]], [[1.5, b"\x80"]], [["1", b"\x80"]], 7, [[]]),
+        [[float("inf"), b"\x80"]],
+        [[1, b"garbage"]],
+    ],
+    ids=repr,
+)
+def test_a_note_of_configurations_that_cannot_be(value: object) -> None:
+    store = log_of(1, [1, 1])
+    store.set({CONFIGURATIONS: msgpack.packb(value)})
+    with pytest.raises(CorruptLogError, match="configurations cannot be read"):
+        load(store, store, None)
+
+
+def test_a_configuration_in_the_log_that_cannot_be() -> None:
+    """Without the note the log is searched for them."""
+    record = encode_log(1, 1, LogType.CONFIGURATION, b"garbage")
+    store = MemoryStore()
+    store.write([LogWrite({}, None, (LogBatch(1, 1, [record]),))])
+    with pytest.raises(CorruptLogError, match="entry 1"):
+        load(store, store, None)
+
+
+def test_a_record_that_is_no_entry() -> None:
+    store = MemoryStore()
+    store.write([LogWrite({}, None, (LogBatch(1, 1, [b"garbage"]),))])
+    with pytest.raises(CorruptLogError, match="entry 1"):
+        load(store, store, None)
+    store.set({CONFIGURATIONS: msgpack.packb([[1, b"\x80"]])})
+    with pytest.raises(CorruptLogError, match="entry 1"):
+        load(store, store, None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -118,6 +119,24 @@ def test_a_damaged_last_row_refuses_to_open(copy: Path) -> None:
 def test_no_pair_is_lost_silently(copy: Path, change: str) -> None:
     """S1: a forgotten vote is a second vote."""
     damage(copy, change)
+    with pytest.raises(CorruptLogError, match="state row"):
+        SqliteStore.open(copy, N1)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {},
+        {b"node_id": b"n1", b"first_index": bytes(8)},
+        {b"node_id": b"n1", b"first_index": bytes(8), b"generation": bytes(7)},
+        {b"node_id": b"n1", b"first_index": b"", b"generation": bytes(8)},
+        {b"first_index": bytes(8), b"generation": bytes(8)},
+    ],
+)
+def test_a_state_row_without_what_it_must_have(copy: Path, pairs: dict[bytes, bytes]) -> None:
+    """Its checksum is right: no rotten bit, but a writer that is none of ours."""
+    packed = rows.pack_pairs(pairs)
+    damage(copy, "UPDATE state SET pairs = ?, crc = ?", packed, crc32(packed))
     with pytest.raises(CorruptLogError, match="state row"):
         SqliteStore.open(copy, N1)
 

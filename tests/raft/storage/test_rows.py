@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from itertools import pairwise
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,27 @@ def test_bounds_of_a_row() -> None:
 @given(st.dictionaries(st.binary(max_size=9), st.binary(max_size=300)))
 def test_pairs(pairs: dict[bytes, bytes]) -> None:
     assert rows.unpack_pairs(rows.pack_pairs(pairs)) == pairs
+
+
+@given(st.binary(max_size=40))
+def test_pairs_that_are_none(packed: bytes) -> None:
+    try:
+        pairs = rows.unpack_pairs(packed)
+    except CorruptLogError:
+        return
+    assert len(rows.pack_pairs(pairs)) <= len(packed)
+
+
+def test_sizes_that_do_not_fit_the_records() -> None:
+    row = rows.pack(1, 1, [b"one", b"two"])
+    for sizes in (b"\3\0\0\0\2\0\0\0", b"\3\0\0\0\4\0\0\0"):
+        fitting = crc32(row.data, crc32(sizes, row.head_crc))
+        with pytest.raises(CorruptLogError, match="lost its shape"):
+            rows.unpack(row._replace(sizes=sizes, data_crc=fitting))
+    single = rows.pack(1, 1, [b"one"])
+    fitting = crc32(single.data, crc32(b"\3\0\0\0", single.head_crc))
+    with pytest.raises(CorruptLogError, match="lost its shape"):
+        rows.unpack(single._replace(sizes=b"\3\0\0\0", data_crc=fitting))
 
 
 @given(st.data())

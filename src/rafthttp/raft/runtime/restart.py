@@ -34,6 +34,9 @@ HARD_STATE: Final = b"HardState"
 CONFIGURATIONS: Final = b"Configurations"
 """msgpack [[index, configuration], …]: where to find them without a scan of the log."""
 
+_NUMBER_END: Final = 1 << 63
+"""Behind the greatest term and index that a log store can keep."""
+
 _SCAN_BYTES: Final = 4 << 20
 
 
@@ -53,8 +56,10 @@ def decode_hard_state(data: bytes | None) -> HardState:
     try:
         pair = msgpack.unpackb(data)
         term, vote = pair
-        if not isinstance(term, int) or not (vote is None or isinstance(vote, str)):
+        if type(term) is not int or not (vote is None or isinstance(vote, str)):
             raise TypeError
+        if not 0 <= term < _NUMBER_END:
+            raise ValueError
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptLogError("the stored term and vote cannot be read") from error
     return HardState(term, None if vote is None else ServerID(vote))
@@ -63,6 +68,25 @@ def decode_hard_state(data: bytes | None) -> HardState:
 def encode_configurations(pairs: tuple[tuple[Index, Configuration], ...]) -> bytes:
     """The stored form of the (index, configuration) pairs."""
     return msgpack.packb([[i, encode_configuration(c)] for i, c in pairs])
+
+
+def decode_configurations(data: bytes) -> list[tuple[Index, Configuration]]:
+    """Read what `encode_configurations` wrote.
+
+    Raises:
+        CorruptLogError: the value is not one of ours.
+    """
+    try:
+        known: list[tuple[Index, Configuration]] = []
+        for index, encoded in cast("list[tuple[object, object]]", msgpack.unpackb(data)):
+            if type(index) is not int or not isinstance(encoded, bytes):
+                raise TypeError
+            if not 0 <= index < _NUMBER_END:
+                raise ValueError
+            known.append((index, decode_configuration(encoded)))
+    except (ValueError, TypeError, ProtocolError, msgpack.UnpackException) as error:
+        raise CorruptLogError("the stored configurations cannot be read") from error
+    return known
 
 
 def has_existing_state(
@@ -231,31 +255,41 @@ def _configurations(
     noted = stable_store.get(CONFIGURATIONS)
     if noted is None:
         return _scan(log_store, first, last)
-    try:
-        pairs = cast("list[tuple[int, bytes]]", msgpack.unpackb(noted))
-        known = [(int(index), decode_configuration(data)) for index, data in pairs]
-    except (ValueError, TypeError, ProtocolError, msgpack.UnpackException) as error:
-        raise CorruptLogError("the stored configurations cannot be read") from error
     # The note may be ahead of the log where they are two stores: a power loss between the two.
     return [
         (index, configuration)
-        for index, configuration in known
+        for index, configuration in decode_configurations(noted)
         if index < first or (index <= last and _is_configuration(log_store, index))
     ]
 
 
 def _is_configuration(log_store: LogStore, index: Index) -> bool:
     (record,) = log_store.get_records(index, index, 1)
-    return decode_log(record).type is LogType.CONFIGURATION
+    return _configuration_in(index, record) is not None
+
+
+def _configuration_in(index: Index, record: bytes) -> Configuration | None:
+    """What a stored entry says of the members.
+
+    Raises:
+        CorruptLogError: it is no entry, or another one.
+    """
+    try:
+        log = decode_log(record)
+        if log.index != index:
+            raise ProtocolError(f"it says it is entry {log.index}")
+        return decode_configuration(log.data) if log.type is LogType.CONFIGURATION else None
+    except ProtocolError as error:
+        raise CorruptLogError(f"entry {index} of the log cannot be read: {error}") from error
 
 
 def _scan(log_store: LogStore, first: Index, last: Index) -> list[tuple[Index, Configuration]]:
     found: list[tuple[Index, Configuration]] = []
     while first <= last:
         records = log_store.get_records(first, last, _SCAN_BYTES)
-        for record in records:
-            log = decode_log(record)
-            if log.type is LogType.CONFIGURATION:
-                found.append((log.index, decode_configuration(log.data)))
+        for index, record in enumerate(records, first):
+            configuration = _configuration_in(index, record)
+            if configuration is not None:
+                found.append((index, configuration))
         first += len(records)
     return found

@@ -114,9 +114,11 @@ def unpack(row: Row) -> list[bytes]:
     try:
         if crc32(data, crc32(row.sizes, row.head_crc)) != row.data_crc:
             raise CorruptLogError(f"the log row at index {row.first} has a wrong checksum")
-        if entries == 1:
+        if entries == 1 and not row.sizes:
             return [data]
         ends = list(accumulate(struct.unpack(f"<{entries}I", row.sizes), initial=0))
+        if entries == 1 or ends[-1] != len(data):
+            raise TypeError
     except (TypeError, struct.error):
         raise CorruptLogError(f"the log row at index {row.first} has lost its shape") from None
     return [data[start:end] for start, end in pairwise(ends)]
@@ -179,15 +181,24 @@ def pack_pairs(pairs: Mapping[bytes, bytes]) -> bytes:
 
 
 def unpack_pairs(packed: bytes) -> dict[bytes, bytes]:
-    """What `pack_pairs` packed; the checksum has been verified."""
+    """What `pack_pairs` packed; the checksum has been verified.
+
+    Raises:
+        CorruptLogError: it is something else all the same.
+    """
     parts: list[bytes] = []
     start = 0
-    while start < len(packed):
-        (length,) = struct.unpack_from("<I", packed, start)
-        start += 4
-        parts.append(packed[start : start + length])
-        start += length
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    try:
+        while start < len(packed):
+            (length,) = struct.unpack_from("<I", packed, start)
+            start += 4
+            parts.append(packed[start : start + length])
+            start += length
+        if start > len(packed):
+            raise ValueError
+        return dict(zip(parts[::2], parts[1::2], strict=True))
+    except (struct.error, ValueError):
+        raise CorruptLogError("a row of pairs has lost its shape") from None
 
 
 def fold(

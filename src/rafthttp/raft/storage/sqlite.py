@@ -338,7 +338,15 @@ class SqliteStore:
         crc, pairs = one(self._connection, "SELECT crc, pairs FROM state") or (None, None)
         if not isinstance(pairs, bytes) or crc32(pairs) != crc:
             raise CorruptLogError(f"the state row of {self._path} has a wrong checksum")
-        self._state = rows.unpack_pairs(pairs)
+        try:
+            state = rows.unpack_pairs(pairs)
+            if _NODE_ID not in state:
+                raise KeyError
+            _unpack_number(state[_FIRST_INDEX])
+            _unpack_number(state[_GENERATION])
+        except (CorruptLogError, KeyError, struct.error):
+            raise CorruptLogError(f"the state row of {self._path} has lost its shape") from None
+        self._state = state
 
     def _term_at(self, index: Index) -> Term:
         if index == self._last and self._last_term is not None:

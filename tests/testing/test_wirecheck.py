@@ -136,7 +136,7 @@ VIOLATIONS = {
     "a deprecated type": ("append_1_noop", b"Type\x01", b"Type\x02"),
     "a type over 255": ("append_1_noop", b"Type\x01", b"Type\xcd\x01\x00"),
     "a garbage configuration": ("append_1_noop", b"Type\x01", b"Type\x05"),
-    "a staging server": ("append_3", b"Suffrage\x01", b"Suffrage\x02"),
+    "an unknown suffrage": ("append_3", b"Suffrage\x01", b"Suffrage\x03"),
     "a server twice": ("append_3", b"ID\xa2n2", b"ID\xa2n1"),
     "a server without an id": ("append_3", b"ID\xa2n2\xa8", b"ID\xa0\xa8"),
     "a size as unsigned": ("install_snapshot_200", b"Size\xd1\x00\xc8", b"Size\xcc\xc8"),

@@ -75,6 +75,9 @@ class Relay:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:
+            # Only the end of `Taps` cancels; asyncio's callback on this task fails on one that was.
+            task.uncancel()
         finally:
             self.tasks.discard(task)
             writer.transport.abort()

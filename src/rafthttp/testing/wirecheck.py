@@ -21,6 +21,7 @@ _NIL, _FALSE, _TRUE = 0xC0, 0xC2, 0xC3
 _PROTOCOL_VERSION: Final = 3
 _CONFIGURATION: Final = 5
 _LOG_TYPES: Final = (0, 1, 4, _CONFIGURATION)  # 2 and 3 are deprecated and never sent
+_SUFFRAGES: Final = (0, 1, 2)  # voter, nonvoter, and staging, which to Go is a nonvoter too
 _NANOSECONDS: Final = 1_000_000_000
 _OFFSET_UTC: Final = -1
 _OFFSET_MINUTES_MAX: Final = 24 * 60
@@ -261,7 +262,9 @@ class RequestChecker:
         last_term = cursor.uint("LastLogTerm")
         version, term = cursor.signed("ProtocolVersion"), cursor.uint("Term")
         self._header(address, sender, version)
-        if self._ours:
+        if term == 0:  # who lives there? Asked of a server that is to join, refused by every one
+            self.sent.kinds["probes"] += 1
+        elif self._ours:
             _check(last_term < term, f"a pre-vote for term {term} behind a log of {last_term}")
 
     def _install_snapshot(self, cursor: _Cursor) -> None:
@@ -354,7 +357,7 @@ def check_configuration(data: bytes | None) -> list[tuple[bytes, bytes, int]]:
             address, server_id = cursor.name("Address"), cursor.name("ID")
             suffrage = cursor.signed("Suffrage")
             _check(bool(address) and bool(server_id), "a server without id or address")
-            _check(suffrage in {0, 1}, f"suffrage {suffrage}")
+            _check(suffrage in _SUFFRAGES, f"suffrage {suffrage}")
             servers.append((server_id, address, suffrage))
     except _CutError:
         raise ViolationError(f"a configuration that is cut off: {data!r}") from None

@@ -13,6 +13,7 @@ import pytest
 
 from rafthttp.raft.errors import LeadershipTransferError, NotLeaderError, RaftError
 from rafthttp.raft.raft import Raft
+from rafthttp.raft.runtime import clock as clock_module
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.types import Index
 from rafthttp.testing.cluster import Cluster, fast_config, in_loop, until
@@ -89,6 +90,41 @@ def test_a_process_that_was_paused_has_no_lease(
                 patch.setattr(time, "monotonic_ns", lambda: woken)
                 await leader.read_index()
             assert rounds.count == before + 1
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_machine_that_was_suspended_has_no_lease(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock stood still, those of the others did not. Afterwards there is one again,
+    but not by answers to what was sent before."""
+
+    async def test() -> None:
+        async with Cluster(config=LEASES) as cluster:
+            leader = await leased(cluster, rounds)
+            clock = leader._driver.lease_clock  # pyright: ignore[reportPrivateUsage] # its machine
+            monkeypatch.setattr(clock, "_elapsed_ns", lambda: clock_module.boot_ns() + 3600 * 10**9)
+            before = rounds.count
+            await leader.read_index()
+            assert rounds.count == before + 1
+            await leased(cluster, rounds)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_promise_lasts_from_when_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower whose loop is late (uvloop's clock is that of its last pass) counts from now."""
+
+    async def test() -> None:
+        async with Cluster(config=LEASES) as cluster:
+            leader = await cluster.leader()
+            follower = next(r for r in cluster.rafts.values() if r.id != leader.id)
+            server = follower._driver.core._server  # pyright: ignore[reportPrivateUsage]
+            late = time.monotonic_ns() + 100_000_000_000
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "monotonic_ns", lambda: late)
+                await until(lambda: server.promised_until_ns > late)
 
     asyncio.run(asyncio.wait_for(test(), 60))
 

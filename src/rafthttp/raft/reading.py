@@ -6,7 +6,6 @@ Knows the driver's reads and deadlines; not commands.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -74,13 +73,16 @@ class RaftReads(RaftStatus):
     def _lease_read_index(self) -> Index | None:
         """The index of a read that the lease covers at this very moment.
 
-        The clock is asked here: uvloop's `time()` is that of the loop's last pass, and the process
-        may have been stopped since, for longer than the lease (S70).
+        The clock is asked here: the process may have been stopped since the loop's last pass, or
+        the whole machine, for longer than the lease (S70).
         """
         if not self._config.lease_reads or self._stop is not None:
             return None
-        now = max(self._driver.now_ns(), time.monotonic_ns())
-        return self._driver.core.lease_read_index(now)
+        driver = self._driver
+        now, was_suspended = driver.lease_clock.read()
+        if was_suspended:
+            driver.core.forget_lease(driver.lease_clock.fresh_ns())
+        return driver.core.lease_read_index(now)
 
     async def _confirm_by_round(self, timeout: float | None) -> Index:
         deadline = self._deadline(timeout)

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from rafthttp.raft.config import Config
-from rafthttp.raft.core.lease import lease_length_ns
+from rafthttp.raft.core.lease import ReadLease, lease_length_ns
 from rafthttp.raft.errors import ConfigError
 from rafthttp.raft.types import ServerID
 from rafthttp.testing.coreinvariants import InvariantError
@@ -104,6 +104,21 @@ def test_a_lease_is_shorter_than_the_promise() -> None:
     assert lease_length_ns(1_000_000_000, 1_000_000_000) == 900_000_000
     assert lease_length_ns(1_000_000_000, 5_000_000_000) == 900_000_000
     assert lease_length_ns(5_000_000, 3_000_000) == 2_700_000
+
+
+def test_what_was_sent_before_a_suspend_proves_nothing() -> None:
+    """However late it is answered, and whoever promised what by it."""
+    b, c = ServerID("b"), ServerID("c")
+    lease = ReadLease(900)
+    lease.answered(b, 100)
+    assert lease.holds(150, [b, c], 1)
+    lease.begin_anew(200)
+    assert not lease.holds(200, [b, c], 1)
+    lease.answered(c, 199)
+    assert not lease.holds(200, [b, c], 1)
+    lease.answered(c, 200)
+    assert lease.holds(1099, [b, c], 1)
+    assert not lease.holds(1100, [b, c], 1)
 
 
 @pytest.mark.parametrize("batch", range(4))

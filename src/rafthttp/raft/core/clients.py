@@ -89,6 +89,11 @@ class Clients(Status):
             return None
         return self._server.commit_index
 
+    def forget_lease(self, now_ns: int) -> None:
+        """The clock stood still for a while: what was sent before proves nothing any more."""
+        if self._leadership is not None:
+            self._leadership.read_lease.begin_anew(now_ns)
+
     def reconfigure(self, config: CoreConfig, now_ns: int) -> None:
         """Other settings from now on; timers that run are measured anew."""
         server, leadership = self._server, self._leadership

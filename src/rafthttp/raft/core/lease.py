@@ -97,21 +97,28 @@ def lease_length_ns(heartbeat_timeout_ns: int, election_timeout_ns: int) -> int:
 class ReadLease:
     """Up to when one leadership needs no round trip for a read.
 
-    Invariant: `_sent_ns[peer]` is when the latest heartbeat was sent that the peer has answered.
+    Invariant: `_sent_ns[peer]` is when the latest heartbeat was sent that the peer has answered, of
+    those sent at `_since_ns` or later.
     """
 
-    __slots__ = ("_length_ns", "_sent_ns", "dropped")
+    __slots__ = ("_length_ns", "_sent_ns", "_since_ns", "dropped")
 
     def __init__(self, length_ns: int) -> None:
         self._length_ns = length_ns
         self._sent_ns: dict[ServerID, int] = {}
+        self._since_ns = 0
         self.dropped = False
         """Whether somebody campaigns by order; for the rest of this leadership."""
 
     def answered(self, peer: ServerID, sent_ns: int) -> None:
         """The peer acknowledged the leader in a heartbeat that was sent then."""
-        if sent_ns > self._sent_ns.get(peer, -1):
+        if sent_ns >= self._since_ns and sent_ns > self._sent_ns.get(peer, -1):
             self._sent_ns[peer] = sent_ns
+
+    def begin_anew(self, now_ns: int) -> None:
+        """Nothing that was sent before counts, whenever it is answered."""
+        self._since_ns = now_ns
+        self._sent_ns.clear()
 
     def holds(self, now_ns: int, others: Sequence[ServerID], needed: int) -> bool:
         """Whether `needed` of the other voters promised to elect nobody else by `now_ns`."""

@@ -36,6 +36,7 @@ from rafthttp.raft.errors import (
 from rafthttp.raft.fsm import FSM
 from rafthttp.raft.runtime.applier import Applier
 from rafthttp.raft.runtime.cache import LogCache
+from rafthttp.raft.runtime.clock import LeaseClock
 from rafthttp.raft.runtime.disk import DiskLane, InlineLane, ThreadLane
 from rafthttp.raft.runtime.inbound import Inbound
 from rafthttp.raft.runtime.install import Installer
@@ -127,7 +128,9 @@ class Driver:
             fsm, self.cache, self.pending, state.snapshot_index, self.read, self.fail
         )
         self._header = RPCHeader(id=config.local_id, address=ServerAddress(transport.local_address))
-        self.inbound = Inbound(self.core, self.cache, self._header, self.now_ns, self.wake)
+        self.lease_clock = LeaseClock(self.now_ns)
+        heard_ns = self.lease_clock.fresh_ns if config.lease_reads else self.now_ns
+        self.inbound = Inbound(self.core, self.cache, self._header, heard_ns, self.wake)
         self.snapshots = Snapshots(
             config, fsm, log_store, snapshot_store, state.snapshot_index, state.snapshot_term, self
         )

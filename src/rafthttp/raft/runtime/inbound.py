@@ -50,7 +50,8 @@ class Inbound:
     """Implements `RpcHandler`.
 
     Args:
-        now_ns: the clock every input is stamped with.
+        now_ns: the clock every input is stamped with; where leases rest on what is promised here,
+            one that is not late.
         wake: schedules a turn of the driver.
     """
 

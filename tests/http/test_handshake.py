@@ -272,6 +272,18 @@ def test_upgrades_that_are_not(version: bytes, headers: bytes, said: str) -> Non
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("hosts", [[], ["x", "x"], ["x\x03y"], ["x y"], ["é"]])
+def test_an_upgrade_names_its_host_once(hosts: list[str]) -> None:
+    """RFC 9112 §3.2 asks for a 400; of the parsers only h11 counts them, and none looks inside."""
+    request, _ = parse(GO_REQUEST, whole)
+    check_upgrade(request)
+    fields = [("Upgrade", "raft"), *(("Host", host) for host in hosts)]
+    request.headers = Headers(fields)
+    with pytest.raises(RequestRefusedError, match="host") as caught:
+        check_upgrade(request)
+    assert caught.value.status == 400
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -164,8 +164,9 @@ REQUEST = (
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhl", 400, "malformed Sec-WebSocket-Key"),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"!!!!", 400, "malformed Sec-WebSocket-Key"),
         (b"Sec-WebSocket-Key", b"X-Key", 400, "malformed Sec-WebSocket-Key"),
-        (b"Host: x", b"Content-Length: 5", 400, "has no body"),
-        (b"Host: x", b"Transfer-Encoding: chunked", 400, "has no body"),
+        (b"Host: x", b"Host: x\r\nContent-Length: 5", 400, "has no body"),
+        (b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked", 400, "has no body"),
+        (b"Host: x", b"Host: x\3y", 400, "does not name its host"),
     ],
 )
 def test_requests_that_are_refused(old: bytes, new: bytes, status: int, complaint: str) -> None:

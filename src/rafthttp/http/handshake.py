@@ -12,6 +12,7 @@ and do not require it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -34,6 +35,8 @@ INTERIM_RESPONSES_MAX: Final = 8
 """1xx responses accepted before the 101; servers send at most one (100 or 103)."""
 
 USER_AGENT: Final = "raft-http"
+
+_HOST: Final = re.compile(r"[\x21-\x7e]*")
 
 
 def printable(raw: bytes | str, length_max: int = 200) -> str:
@@ -58,10 +61,24 @@ def check_upgrade(request: Request) -> None:
     if request.http_version != "1.1":
         # RFC 9110 §7.8: an upgrade in an HTTP/1.0 request is ignored; HTTP/2 has none.
         raise RequestRefusedError(400, "an upgrade needs HTTP/1.1")
+    check_host(request)
     if "Connection" in headers and "upgrade" not in headers.tokens("Connection"):
         raise RequestRefusedError(400, "the connection header does not name the upgrade")
     if "Transfer-Encoding" in headers or headers.get("Content-Length") not in (None, "0"):
         raise RequestRefusedError(400, "an upgrade request has no body")
+
+
+def check_host(request: Request) -> None:
+    """Check that an HTTP/1.1 request says whom it is for, once (RFC 9112 §3.2).
+
+    Not all parsers do: httptools takes none, two, and any bytes.
+
+    Raises:
+        RequestRefusedError: 400.
+    """
+    hosts = request.headers.get_all("Host")
+    if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+        raise RequestRefusedError(400, "the request does not name its host, once")
 
 
 def switching_protocols(cluster_id: str | None) -> bytes:

@@ -18,7 +18,7 @@ from typing import Final
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 
-from rafthttp.http.handshake import RAFT_PROTOCOL, ClientHandshake
+from rafthttp.http.handshake import RAFT_PROTOCOL, ClientHandshake, check_host
 from rafthttp.http.messages import CLUSTER_ID_HEADER, Headers, Request
 from rafthttp.raft.errors import HandshakeError, RequestRefusedError
 
@@ -80,6 +80,7 @@ def check_websocket_upgrade(request: Request) -> str:
     headers = request.headers
     if request.http_version != "1.1":
         raise RequestRefusedError(400, "an upgrade needs HTTP/1.1")
+    check_host(request)
     if "upgrade" not in headers.tokens("Connection"):
         raise RequestRefusedError(400, "the connection header does not name the upgrade")
     if "Transfer-Encoding" in headers or headers.get("Content-Length") not in (None, "0"):

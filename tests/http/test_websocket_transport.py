@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from rafthttp.raft.wire.records import (
     TimeoutNowRequest,
 )
 from rafthttp.testing.http import until, uvicorn_server
+from rafthttp.testing.sources import FileSource
 
 SNAPSHOT = bytes(range(256)) * (24 << 12)  # 24 MiB
 ENTRY = bytes(range(255)) * 9_000  # 2.3 MB
@@ -107,7 +107,7 @@ def test_every_size_of_rpc(server: str) -> None:
             request = InstallSnapshotRequest(
                 own, 1, 8, own.address, 9, 6, None, b"", 3, len(SNAPSHOT)
             )
-            installed = await here.install_snapshot(peer, request, io.BytesIO(SNAPSHOT), 20.0)
+            installed = await here.install_snapshot(peer, request, FileSource(SNAPSHOT), 20.0)
             assert installed.success
             assert answering.snapshot == SNAPSHOT
         finally:

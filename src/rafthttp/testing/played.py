@@ -6,7 +6,6 @@ Real wire bytes over memory streams; no core.
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any, BinaryIO, cast
 
 from rafthttp.raft.transport.inmem import InmemTransport
@@ -24,6 +23,7 @@ from rafthttp.raft.wire.records import (
     RequestVoteRequest,
     RPCHeader,
 )
+from rafthttp.testing.sources import FileSource
 
 
 class PlayedLeader:
@@ -95,7 +95,7 @@ class PlayedLeader:
             size: where `data` is a file.
             changes: fields of the request.
         """
-        source = io.BytesIO(data) if isinstance(data, bytes) else data
+        source = FileSource(data)
         request = InstallSnapshotRequest(
             RPCHeader(id=self._server.id, address=self._server.address),
             1,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
+import time
+from dataclasses import replace
+from typing import BinaryIO, cast
 
 import pytest
 
 from rafthttp.raft.errors import TransportError
-from rafthttp.raft.runtime import send_snapshot
+from rafthttp.raft.runtime import send_snapshot, worker
 from rafthttp.raft.runtime.snapshot_bytes import Progress
+from rafthttp.raft.storage.protocols import SnapshotMeta
 from rafthttp.raft.wire.records import InstallSnapshotResponse, RPCHeader
+from rafthttp.testing.cluster import Cluster, fast_config, until
 
 
 def test_a_peer_that_takes_nothing_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +52,45 @@ def test_a_peer_that_takes_nothing_more_is_given_up(monkeypatch: pytest.MonkeyPa
         never.cancel()
 
     asyncio.run(run())
+
+
+class Hanging(io.RawIOBase):
+    """A file on a disk that does not answer, for five seconds."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Event()
+        self.go = threading.Event()
+
+    def read(self, size: int = -1, /) -> bytes:
+        del size
+        self.reading.set()
+        self.go.wait(5)
+        return b""
+
+
+def test_a_disk_that_hangs_while_it_is_read_delays_no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of the loop's own executor would be waited for."""
+    monkeypatch.setattr(worker, "_CLOSE_TIMEOUT_S", 0.05)
+    file = Hanging()
+
+    async def run() -> None:
+        config = replace(fast_config("any"), trailing_logs=0)
+        async with Cluster(3, config=config) as cluster:
+            leader = await cluster.leader()
+            lagging = next(i for i in cluster.ids if i != leader.id)
+            await cluster.stop(lagging)
+            await leader.apply(b"a")
+            meta = await leader.snapshot()
+
+            def opened(snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+                assert snapshot_id == meta.id
+                return meta, cast("BinaryIO", file)
+
+            monkeypatch.setattr(cluster.snapshots[leader.id], "open", opened)
+            await cluster.start(lagging)
+            await until(file.reading.is_set)
+
+    began = time.monotonic()
+    asyncio.run(asyncio.wait_for(run(), 30))
+    file.go.set()
+    assert time.monotonic() - began < 4

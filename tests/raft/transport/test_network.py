@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from rafthttp.raft.wire.records import (
     TimeoutNowResponse,
 )
 from rafthttp.raft.wire.rpc import encode_request, encode_response, is_heartbeat
+from rafthttp.testing.sources import FileSource
 
 Make = Callable[..., Any]
 Until = Callable[..., Any]
@@ -77,13 +77,13 @@ def test_a_snapshot(two_nodes: Make, kind: str) -> None:
             data = bytes(range(256)) * (size // 256 + 1)
             request = _snapshot(one.header, size)
             answer = await one.transport.install_snapshot(
-                two.as_target, request, io.BytesIO(data), 10
+                two.as_target, request, FileSource(data), 10
             )
             assert answer == InstallSnapshotResponse(two.header, 7, True)
             assert two.server.requests == [request]
             assert two.server.snapshots == [data[:size]]
             empty = _snapshot(one.header, 0)
-            await one.transport.install_snapshot(two.as_target, empty, io.BytesIO(data), 10)
+            await one.transport.install_snapshot(two.as_target, empty, FileSource(data), 10)
             assert two.server.snapshots[1] == b""
 
     asyncio.run(main())
@@ -108,7 +108,7 @@ def test_a_snapshot_shorter_than_it_says(two_nodes: Make) -> None:
             two.server.on_snapshot = read
             with pytest.raises(TransportError, match="short"):
                 await one.transport.install_snapshot(
-                    two.as_target, request, io.BytesIO(bytes(999)), 5
+                    two.as_target, request, FileSource(bytes(999)), 5
                 )
             while two.server.tasks:
                 await asyncio.wait(two.server.tasks)

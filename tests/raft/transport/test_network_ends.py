@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from rafthttp.raft.wire.records import (
     TimeoutNowRequest,
 )
 from rafthttp.raft.wire.rpc import encode_response
+from rafthttp.testing.sources import FileSource
 
 Make = Callable[..., Any]
 Until = Callable[..., Any]
@@ -51,7 +51,7 @@ def test_a_silent_peer(node_and_raw: Make, until: Until) -> None:
     async def main() -> None:
         async with node_and_raw() as (node, raw):
             transport, target, header = node.transport, raw.as_target, node.header
-            data = io.BytesIO(bytes(10))
+            data = FileSource(bytes(10))
             calls = [
                 transport.request_vote(target, _vote(header), 0.05),
                 transport.request_pre_vote(target, RequestPreVoteRequest(header, 8, 5, 6), 0.05),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, NamedTuple, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import SendSnapshot
@@ -42,6 +42,18 @@ class SendOwner(Protocol):
     def wake(self) -> None:
         """Schedule a turn."""
         ...
+
+
+class _Source:
+    """Implements `SnapshotSource`: a file, read on the transfer's own thread."""
+
+    def __init__(self, file: BinaryIO, worker: Worker) -> None:
+        self._file = file
+        self._worker = worker
+
+    async def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes (`SnapshotSource`)."""
+        return await self._worker.call(self._file.read, size)
 
 
 class _Sending(NamedTuple):
@@ -163,7 +175,7 @@ class SnapshotSender:
         timeout = _TIMEOUT_S * max(1, meta.size // _TIMEOUT_SIZE_BYTES)
         try:
             sending = asyncio.get_running_loop().create_task(
-                self._transport.install_snapshot(server, request, file, timeout)
+                self._transport.install_snapshot(server, request, _Source(file, worker), timeout)
             )
             try:
                 return meta, await _while_moving(sending, progress)
@@ -173,7 +185,7 @@ class SnapshotSender:
         finally:
             if self.progress.get(server.id) is progress:
                 del self.progress[server.id]
-            # A read that was cancelled may still be going on: this waits for it, on the thread.
+            # Behind a read that was cancelled and still goes on.
             worker.post(file.close)
 
     async def _newest(self, worker: Worker) -> SnapshotMeta:

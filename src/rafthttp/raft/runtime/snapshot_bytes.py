@@ -7,7 +7,6 @@ worker threads; only the counts are read elsewhere.
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import BinaryIO, Final, cast
@@ -77,16 +76,13 @@ class _Reader(io.RawIOBase):
     def __init__(self, source: BinaryIO, progress: Progress) -> None:
         self._source = source
         self._progress = progress
-        # The thread that reads may not be the one that closes (a transfer that is cancelled).
-        self._mutex = threading.Lock()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: object, /) -> int:
         view = cast("memoryview", buffer)
-        with self._mutex:
-            data = self._source.read(len(view))
+        data = self._source.read(len(view))
         self._progress.passed(len(data))
         view[: len(data)] = data
         return len(data)
@@ -94,8 +90,7 @@ class _Reader(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            with self._mutex:
-                self._source.close()
+            self._source.close()
 
 
 def counted(source: BinaryIO, progress: Progress) -> BinaryIO:

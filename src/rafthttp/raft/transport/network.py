@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from rafthttp.raft.errors import (
     ConfigError,
@@ -26,6 +26,7 @@ from rafthttp.raft.transport.protocols import (
     AppendPipeline,
     RpcHandler,
     ServerAddressProvider,
+    SnapshotSource,
     Stream,
     StreamLayer,
 )
@@ -183,7 +184,7 @@ class NetworkTransport:
         return _response(answer, TimeoutNowResponse)
 
     async def install_snapshot(
-        self, target: Server, request: InstallSnapshotRequest, data: BinaryIO, timeout: float
+        self, target: Server, request: InstallSnapshotRequest, data: SnapshotSource, timeout: float
     ) -> InstallSnapshotResponse:
         """Send a snapshot on a stream of its own, then close it (`Transport`)."""
         address = self._address_of(target)
@@ -397,7 +398,7 @@ class NetworkTransport:
             raise _silent(address, timeout) from error
 
     async def _send_snapshot(
-        self, stream: CallStream, request: InstallSnapshotRequest, data: BinaryIO
+        self, stream: CallStream, request: InstallSnapshotRequest, data: SnapshotSource
     ) -> Answer:
         answer = stream.begin(INSTALL_SNAPSHOT, encode_request(request))
         try:
@@ -409,12 +410,11 @@ class NetworkTransport:
 
     @staticmethod
     async def _send_body(
-        stream: CallStream, left: int, data: BinaryIO, answer: asyncio.Future[Answer]
+        stream: CallStream, left: int, data: SnapshotSource, answer: asyncio.Future[Answer]
     ) -> None:
         # An answer before the end is a refusal: no need to send the rest, the stream ends anyway.
         while left and not answer.done():
-            # A file may be on a disk that hangs: never read it on the event loop.
-            chunk = await asyncio.to_thread(data.read, min(left, _SNAPSHOT_CHUNK_BYTES))
+            chunk = await data.read(min(left, _SNAPSHOT_CHUNK_BYTES))
             if not chunk:
                 raise TransportError(f"the snapshot is {left} bytes short of its size")
             left -= len(chunk)

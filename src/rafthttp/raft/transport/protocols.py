@@ -7,7 +7,7 @@ Callbacks, not tasks, on the hot path: a frame costs no task switch.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
 from rafthttp.raft.transport.outbound import AppendFrame
 from rafthttp.raft.types import Server, ServerAddress, ServerID
@@ -137,6 +137,14 @@ class SnapshotReader(Protocol):
         ...
 
 
+class SnapshotSource(Protocol):
+    """The raw bytes of a snapshot that is sent."""
+
+    async def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end; read where a disk that hangs holds up nobody."""
+        ...
+
+
 class RpcHandler(Protocol):
     """The server's side of a transport. Called on the event loop, from `data_received`."""
 
@@ -241,7 +249,7 @@ class Transport(Protocol):
         ...
 
     async def install_snapshot(
-        self, target: Server, request: InstallSnapshotRequest, data: BinaryIO, timeout: float
+        self, target: Server, request: InstallSnapshotRequest, data: SnapshotSource, timeout: float
     ) -> InstallSnapshotResponse:
         """Send a snapshot on a stream of its own, then close it. `timeout` is for the whole."""
         ...

@@ -98,6 +98,17 @@ async def test_snapshot_settings_reach_who_takes_them() -> None:
         )
 
 
+@in_loop
+async def test_a_shorter_interval_between_snapshots_counts_at_once() -> None:
+    """Not only when the longer one, up to two weeks, has passed."""
+    config = replace(fast_config("any"), snapshot_interval=3600.0, snapshot_threshold=2)
+    async with Cluster(1, config=config) as cluster:
+        raft = await cluster.leader()
+        await asyncio.gather(*(raft.apply(b"a") for _ in range(3)))
+        raft.reload_config(replace(raft.reloadable_config(), snapshot_interval=0.01))
+        await until(lambda: raft.stats()["last_snapshot_index"] != 0)
+
+
 def test_what_leases_rest_on_is_not_reloaded() -> None:
     config = Config(ServerID("n1"), lease_reads=True, early_campaign=False)
     present = ReloadableConfig.of(config)

@@ -267,7 +267,7 @@ class Driver:
     def reconfigure(self, config: Config) -> None:
         """Take over what may change of the settings (`ReloadableConfig`)."""
         self.core.reconfigure(core_config(config), self.now_ns())
-        self.snapshots.config = config
+        self.snapshots.reconfigure(config)
         self._outbound.vote_timeout = config.election_timeout
         self.wake()
 

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from rafthttp.raft.config import Config
@@ -82,7 +83,7 @@ class Snapshots:
         last_term: its term.
 
     Attributes:
-        config: may be replaced at any time.
+        config: the present settings.
         last_index: of the newest snapshot, own or installed.
         last_term: its term.
         error: why the last try failed, until one succeeds.
@@ -111,6 +112,7 @@ class Snapshots:
         self._taking: asyncio.Task[SnapshotMeta] | None = None
         self._is_lost = False
         self._schedule: asyncio.Task[None] | None = None
+        self._interval_changed = asyncio.Event()
         self._closed = False
 
     def start(self) -> None:
@@ -118,6 +120,12 @@ class Snapshots:
         if self.store is not None:
             self._schedule = asyncio.get_running_loop().create_task(self._run())
             self._schedule.add_done_callback(self._schedule_ended)
+
+    def reconfigure(self, config: Config) -> None:
+        """Other settings from now on; a wait for the next look begins anew."""
+        if config.snapshot_interval != self.config.snapshot_interval:
+            self._interval_changed.set()
+        self.config = config
 
     async def take(self) -> SnapshotMeta:
         """A snapshot that covers everything applied by now; calls at one time share one.
@@ -186,7 +194,12 @@ class Snapshots:
     async def _run(self) -> None:
         """Look from time to time whether one is due, each server at another time than its peers."""
         while True:
-            await asyncio.sleep(self.config.snapshot_interval * (1 + random.random()))  # noqa: S311 - no secret
+            self._interval_changed.clear()
+            pause = self.config.snapshot_interval * (1 + random.random())  # noqa: S311 - no secret
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._interval_changed.wait()
+                    continue
             if self._owner.applier.applied - self.last_index >= self.config.snapshot_threshold:
                 try:
                     await self.take()

@@ -1,2 +1,2 @@
--- Linearizable GET of one key.
-wrk.path = "/kv/key1"
+-- Linearizable GET of a key that kv_put.lua puts at once (wrk takes the first one for itself).
+wrk.path = "/kv/key2"

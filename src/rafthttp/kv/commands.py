@@ -6,6 +6,7 @@ bytes, big-endian), key (UTF-8), and for a put the value up to the end.
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -15,7 +16,8 @@ VERSION: Final = 1
 # bytes for one) under the 64 KiB that HTTP servers allow for a request line.
 KEY_SIZE_BYTES_MAX: Final = 4096
 
-_HEADER_SIZE_BYTES: Final = 4
+_HEAD: Final = struct.Struct(">BBH")
+_HEADER_SIZE_BYTES: Final = _HEAD.size
 
 
 class CommandError(ValueError):
@@ -74,9 +76,12 @@ def encode(command: Command) -> bytes:
     Raises:
         CommandError: see `check_key`.
     """
-    key = check_key(command.key)
-    header = bytes((VERSION, command.operation)) + len(key).to_bytes(2, "big")
-    return b"".join((header, key, command.value))
+    return encode_checked(command.operation, check_key(command.key), command.value)
+
+
+def encode_checked(operation: Operation, key: bytes, value: bytes = b"") -> bytes:
+    """Likewise, of a key that comes from `check_key`."""
+    return b"".join((_HEAD.pack(VERSION, operation, len(key)), key, value))
 
 
 def decode(data: bytes) -> Command:

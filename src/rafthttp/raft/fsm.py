@@ -1,7 +1,10 @@
 """The application's state machine, and what it is told.
 
-Every replica applies the same entries in the same order; `apply` must be deterministic and quick
-(it runs on the event loop).
+Every replica applies the same entries in the same order; `apply` must be deterministic and quick:
+it runs on the event loop. Whatever blocks that, be it `apply` or a handler of the application,
+costs no leadership up to 0.8 of `Config.leader_lease_timeout` at a time (0.4 s unless told
+otherwise), even where all servers block; a leader alone may for 0.8 of `heartbeat_timeout`. Past
+that others take over, and what the old leader has not committed ends as unknown.
 """
 
 from __future__ import annotations

@@ -80,17 +80,21 @@ class Relays:
     def cut(self, links: Iterable[tuple[int, int]]) -> None:
         """As `Network`."""
         fresh = set(links)
-        self._loop.call_soon_threadsafe(self._cut.update, fresh)
+
+        async def cut() -> None:
+            self._cut |= fresh
+
+        asyncio.run_coroutine_threadsafe(cut(), self._loop).result()
 
     def heal(self) -> None:
         """As `Network`."""
 
-        def heal() -> None:
+        async def heal() -> None:
             self._cut.clear()
             self._healed.set()
             self._healed = asyncio.Event()
 
-        self._loop.call_soon_threadsafe(heal)
+        asyncio.run_coroutine_threadsafe(heal(), self._loop).result()
 
     def close(self) -> None:
         """As `Network`."""

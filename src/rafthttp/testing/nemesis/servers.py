@@ -125,7 +125,7 @@ class ServeServers(ServeCluster):
     ) -> None:
         often = [f"--{name.replace('_', '-')}={value}" for name, value in _SNAPSHOTS.items()]
         super().__init__(directory, size, ["--insecure", *often, *options])
-        self.network = network
+        self.network: Final = network
         self.servers: list[Server] = []
         for number, node in enumerate(self.nodes):
             node.address = network.listen(number)

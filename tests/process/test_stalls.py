@@ -1,0 +1,146 @@
+"""A state machine or a handler that blocks the event loop, and a disk that hangs.
+
+For a while a blocked loop costs nothing. A follower that blocks answers nothing, and a leader gives
+up after `leader_lease_timeout` without a quorum's answers: where all block, the bound is 0.8 of it.
+A leader that blocks alone may do so for 0.8 of `heartbeat_timeout`: followers wait for that at
+least, and are told ten times in it that the leader lives. Past it they take over, as from any
+leader that says nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from rafthttp import Config, ServerID
+from rafthttp.testing.nemesis.relays import Relays
+from rafthttp.testing.nemesis.servers import Server, ServeServers
+from rafthttp.testing.nemesis.troubled import BLOCKS
+from rafthttp.testing.processes import eventually
+
+pytestmark = pytest.mark.process
+
+DEFAULTS = Config(ServerID("any"))
+EVERYWHERE_SECONDS = 0.8 * DEFAULTS.leader_lease_timeout
+ALONE_SECONDS = 0.8 * DEFAULTS.heartbeat_timeout
+PAST_SECONDS = 4 * DEFAULTS.heartbeat_timeout
+WRITES = 10
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeServers]:
+    """One for all tests, each of which leaves it whole. A node would send a write again by itself
+    where it is applied once, and there would be nothing unknown to see."""
+    network = Relays(3)
+    servers = ServeServers(tmp_path_factory.mktemp("stalls"), network, 3, ["--no-sessions"])
+    network.watch(servers.servers)
+    try:
+        servers.start_all()
+        yield servers
+    finally:
+        servers.close()
+        network.close()
+
+
+def leader_of(cluster: ServeServers) -> Server:
+    return eventually(lambda: next((s for s in cluster.servers if s.leads()), None), "one leads")
+
+
+def term_of(cluster: ServeServers, server: Server) -> int:
+    status = eventually(lambda: cluster.status(cluster[server.id]), f"{server.id} answers")
+    return int(status["term"])
+
+
+def put(cluster: ServeServers, server: Server, key: str, value: bytes) -> httpx.Response:
+    return cluster.http.put(f"http://{server.address}/kv/{key}", content=value, timeout=20)
+
+
+def test_up_to_the_bound_leadership_stays(cluster: ServeServers) -> None:
+    """S75. On the leader alone, on a follower, and on all at once."""
+    for who, seconds in (
+        ("leader", ALONE_SECONDS),
+        ("follower", ALONE_SECONDS),
+        ("all", EVERYWHERE_SECONDS),
+    ):
+        # A fifth of a second is left to the machine, which may be busier than that.
+        assert any(leadership_stays(cluster, who, seconds) for _ in range(4)), who
+
+
+def leadership_stays(cluster: ServeServers, who: str, seconds: float) -> bool:
+    leader = leader_of(cluster)
+    term = term_of(cluster, leader)
+    follower = next(server for server in cluster.servers if server is not leader)
+    hit = {"leader": [leader], "follower": [follower], "all": cluster.servers}[who]
+    for server in cluster.servers:
+        blocks = seconds if server in hit else 0.0
+        server.trouble = replace(server.trouble, apply_blocks=blocks)
+    for number in range(2):
+        put(cluster, leader, f"stays-{number}", BLOCKS)
+    cluster.wait_until_whole()
+    return term_of(cluster, leader_of(cluster)) == term
+
+
+def test_a_hung_disk_costs_leadership_in_time(cluster: ServeServers) -> None:
+    """S74: within twice the election timeout of the first write that does not return."""
+    old = leader_of(cluster)
+    others = [server for server in cluster.servers if server is not old]
+    old.trouble = replace(old.trouble, disk_hangs=True)
+    begin = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(put, cluster, old, "hung", b"v")
+        eventually(lambda: not old.leads(), "the leader steps down")
+        # And half a second for asking, on a busy machine.
+        assert time.monotonic() - begin < 2 * DEFAULTS.election_timeout + 0.5
+        new = eventually(lambda: next((s for s in others if s.leads()), None), "another leads")
+        assert put(cluster, new, "after", b"v").status_code == 204
+        assert answer.result(30).status_code in (204, 503, 504)
+    old.trouble = replace(old.trouble, disk_hangs=False)
+    cluster.wait_until_whole()
+    assert cluster.http.get(f"http://{old.address}/kv/after").status_code == 200
+
+
+def test_past_the_bound_the_others_take_over(cluster: ServeServers) -> None:
+    """S75, S35: what the old leader could not commit before ends as unknown, and is told once.
+
+    1. The followers' disks hang, so that what blocks is not committed at once. 2. The leader's
+    links to them are cut: what is written now reaches nobody. 3. The disks go on, the answer
+    comes, and the leader blocks with writes pending. 4. The others elect. 5. It wakes up.
+    """
+    old = leader_of(cluster)
+    term = term_of(cluster, old)
+    others = [server for server in cluster.servers if server is not old]
+    old.trouble = replace(old.trouble, apply_blocks=PAST_SECONDS)
+    assert put(cluster, old, "before", b"v").status_code == 204
+    before = last_index(cluster, old)
+    with ThreadPoolExecutor(WRITES + 1) as pool:
+        for server in others:
+            server.trouble = replace(server.trouble, disk_hangs=True)
+        blocking = pool.submit(put, cluster, old, "blocking", BLOCKS)
+        eventually(lambda: last_index(cluster, old) > before, "what blocks is proposed")
+        cluster.network.cut([(old.number, server.number) for server in others])
+        pending = {f"k{n}": pool.submit(put, cluster, old, f"k{n}", b"v") for n in range(WRITES)}
+        eventually(lambda: last_index(cluster, old) > before + WRITES, "all are proposed")
+        for server in others:
+            server.trouble = replace(server.trouble, disk_hangs=False)
+        new = eventually(lambda: next((s for s in others if s.leads()), None), "another leads")
+        assert term_of(cluster, new) > term
+        assert put(cluster, new, "of-the-new", b"v").status_code == 204
+        cluster.network.heal()
+        for key, answered in pending.items():
+            answer = answered.result(30)
+            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown"), key
+        assert blocking.result(30).status_code in (204, 504)
+    cluster.wait_until_whole()
+    put(cluster, leader_of(cluster), "last", b"v")
+    for key, found in [("before", 200), ("of-the-new", 200), *((key, 404) for key in pending)]:
+        assert cluster.http.get(f"http://{old.address}/kv/{key}").status_code == found, key
+
+
+def last_index(cluster: ServeServers, server: Server) -> int:
+    status = cluster.status(cluster[server.id])
+    return 0 if status is None else int(status["last_index"])

@@ -59,7 +59,7 @@ def feed(handshake: ClientHandshake, data: bytes, delivery: Delivery) -> bool:
     return done
 
 
-async def _no_body(size_bytes_max: int) -> bytes:
+async def _no_body(size_bytes_max: int, *, keep: bool = True) -> bytes:
     raise AssertionError("not read")
 
 

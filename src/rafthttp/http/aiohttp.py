@@ -221,7 +221,7 @@ class _Connection(asyncio.Protocol):
         if theirs is not None:
             theirs.connection_lost(exc)
 
-    async def _read_body(self, size_bytes_max: int) -> bytes:
+    async def _read_body(self, size_bytes_max: int, *, keep: bool = True) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
         try:
@@ -230,7 +230,8 @@ class _Connection(asyncio.Protocol):
                 if size_bytes > size_bytes_max:
                     text = f"the body is larger than {size_bytes_max} bytes"
                     raise RequestRefusedError(413, text)
-                chunks.append(chunk)
+                if keep:
+                    chunks.append(chunk)
         except web.RequestPayloadError as error:
             raise ConnectionResetError(f"the body broke off: {error}") from error
         return b"".join(chunks)

@@ -184,8 +184,8 @@ def _request(scope: Scope, receive: Receive) -> Request:
     raw_path: bytes | None = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
 
-    async def read_body(size_bytes_max: int) -> bytes:
-        return await _read_body(receive, size_bytes_max)
+    async def read_body(size_bytes_max: int, *, keep: bool = True) -> bytes:
+        return await _read_body(receive, size_bytes_max, keep=keep)
 
     return Request(
         method=scope.get("method", "GET"),  # a WebSocket has none
@@ -215,7 +215,7 @@ def _socket_address(client: Any) -> SocketAddress | None:
     return None if client is None else (str(client[0]), int(client[1]))
 
 
-async def _read_body(receive: Receive, size_bytes_max: int) -> bytes:
+async def _read_body(receive: Receive, size_bytes_max: int, *, keep: bool) -> bytes:
     chunks: list[bytes] = []
     size_bytes = 0
     while True:
@@ -226,6 +226,7 @@ async def _read_body(receive: Receive, size_bytes_max: int) -> bytes:
         size_bytes += len(chunk)
         if size_bytes > size_bytes_max:
             raise RequestRefusedError(413, f"the body is larger than {size_bytes_max} bytes")
-        chunks.append(chunk)
+        if keep:
+            chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -384,7 +384,7 @@ class Handler:
 
 
 async def _drain(request: Request) -> None:
-    """Read what is left of the body, so that the answer is read.
+    """Read what is left of the body, and drop it, so that the answer is read.
 
     The connection is closed after a refusal. A client that still writes its body then meets a
     reset and never sees why; a forwarded call that was refused would count as of unknown outcome.
@@ -395,7 +395,7 @@ async def _drain(request: Request) -> None:
         return
     with contextlib.suppress(TimeoutError, ConnectionError, RequestRefusedError):
         async with asyncio.timeout(DRAIN_SECONDS):
-            await request.read_body(DRAIN_SIZE_BYTES_MAX)
+            await request.read_body(DRAIN_SIZE_BYTES_MAX, keep=False)
 
 
 def _query_fields(query: str) -> dict[str, str]:

@@ -252,7 +252,7 @@ class _Connection:
             )
         )
 
-    async def _read_body(self, size_bytes_max: int) -> bytes:
+    async def _read_body(self, size_bytes_max: int, *, keep: bool = True) -> bytes:
         if self._body_read:
             return b""
         chunks: list[bytes] = []
@@ -268,7 +268,8 @@ class _Connection:
             size_bytes += len(event.data)
             if size_bytes > size_bytes_max:
                 raise RequestRefusedError(413, f"the body is larger than {size_bytes_max} bytes")
-            chunks.append(bytes(event.data))
+            if keep:
+                chunks.append(bytes(event.data))
 
     def _take(self, head: bytes) -> TransportStream:
         stream = self._stream

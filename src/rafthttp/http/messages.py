@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from rafthttp.http.stream import TransportStream
 from rafthttp.raft.transport.protocols import Stream
@@ -70,6 +70,14 @@ def _text(raw: bytes | str) -> str:
     return raw if isinstance(raw, str) else raw.decode("latin-1")
 
 
+class ReadBody(Protocol):
+    """See `Request.read_body`."""
+
+    def __call__(self, size_bytes_max: int, *, keep: bool = True) -> Awaitable[bytes]:
+        """Read it."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One request to the endpoint.
@@ -83,7 +91,8 @@ class Request:
         headers: the request's fields.
         client: the socket peer, or None where the server does not tell.
         certificate: the TLS client's certificate, where one was shown and verified.
-        read_body: reads the whole body of at most that many bytes; RequestRefusedError 413 beyond.
+        read_body: reads the whole body of at most that many bytes, and returns it if it is to be
+            kept; RequestRefusedError 413 beyond.
         take: hands over the connection: writes the given bytes (the 101), ends the server's own
             interest, and returns the stream, which begins with what came behind the request.
             ConnectionError if the client is gone. None where the server cannot.
@@ -100,7 +109,7 @@ class Request:
     headers: Headers
     client: SocketAddress | None
     certificate: PeerCertificate | None
-    read_body: Callable[[int], Awaitable[bytes]]
+    read_body: ReadBody
     take: Callable[[bytes], TransportStream] | None
     accept_websocket: Callable[[str | None], Stream] | None = None
     subprotocols: tuple[str, ...] = ()

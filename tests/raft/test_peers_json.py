@@ -74,6 +74,8 @@ def test_addresses_are_ids_too(tmp_path: Path) -> None:
         ),
         ('["b:1", {"id": "n1", "address": "b:1"}]', r"\[1\]\.address is 'b:1', as \[0\]\.address"),
         (" " * (1 << 20) + "[]", "too large"),
+        (r'["a:1", "\ud800:1"]', r"\[1\] is no text: '\\ud800:1'"),
+        (r'[{"id": "n\ud800", "address": "a:1"}]', r"\[0\]\.id is no text"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -75,6 +75,7 @@ def _server(number: int, peer: object) -> Server:
     if isinstance(peer, str):
         if not peer:
             raise ValueError(f"[{number}] is empty; it must be an address")
+        _check_encodes(f"[{number}]", peer)
         return Server(ServerID(peer), ServerAddress(peer))
     if not isinstance(peer, dict):
         raise ValueError(f"[{number}] must be an object with id and address")
@@ -98,7 +99,16 @@ def _text(number: int, fields: dict[str, object], name: str) -> str:
         raise ValueError(f"[{number}].{name} is missing")
     if not isinstance(value, str) or not value:
         raise ValueError(f"[{number}].{name} must be a text that is not empty")
+    _check_encodes(f"[{number}].{name}", value)
     return value
+
+
+def _check_encodes(field: str, value: str) -> None:
+    """Half of a surrogate pair, which JSON can write, has no bytes to be stored as."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{field} is no text: {value!a}") from None
 
 
 def _check_unique(name: str, values: list[str] | list[ServerID] | list[ServerAddress]) -> None:

@@ -21,7 +21,7 @@ KINDS = set(
     """
     blocked drop duplicate delay clog split deafen bridge reset
     slow_fsync hang torn_write eio enospc pause stall crash wipe
-    change transfer snapshot install lease_read
+    change transfer snapshot install lease_read flip go_crash go_campaign go_won
     """.split()  # noqa: SIM905 - a table to be read
 )
 

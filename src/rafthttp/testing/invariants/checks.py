@@ -72,6 +72,12 @@ class Checks:
         needed = max((i for term, i in self._committed_in.items() if term < core.term), default=0)
         check_leader_completeness(view.id, view.base, view.log, self.states.committed, needed)
 
+    def on_go_leader(self, server: ServerID, term: Term, base: Index, log: list[Entry]) -> None:
+        """A model of a server in Go has won an election."""
+        self._elections.on_leader(server, term)
+        needed = max((i for at, i in self._committed_in.items() if at < term), default=0)
+        check_leader_completeness(server, base, log, self.states.committed, needed)
+
     def on_apply(self, server: ServerID, index: Index, entry: Entry) -> None:
         """A server applies an entry."""
         self.states.on_commit(server, index, entry)

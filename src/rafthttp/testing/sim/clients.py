@@ -48,6 +48,7 @@ class Clients:
     def __init__(self, cluster: Cluster, clients: int, keys: int, think_ns: int) -> None:
         self._cluster = cluster
         self._world = cluster.world
+        self._chance = cluster.chance("clients")
         self._keys = keys
         self._think_ns = think_ns
         self._values = 0
@@ -58,7 +59,7 @@ class Clients:
         self.history: list[Operation] = []
         self.acknowledged: list[Acknowledged] = []
         for client in range(clients):
-            self._world.after(self._world.below(think_ns), self._act, client)
+            self._world.after(self._chance.below(think_ns), self._act, client)
 
     def stop(self) -> None:
         """Ask nothing more."""
@@ -84,13 +85,13 @@ class Clients:
         """The request is in; a server that was paused may find it before what deposes it (S70)."""
         if server.core is None or not server.core.accepts_proposals:
             self._again(client)
-        elif self._world.rng.random() < 0.3:
+        elif self._chance.random() < 0.3:
             self._read(client, server)
         else:
             self._write(client, server)
 
     def _again(self, client: int) -> None:
-        self._world.after(1 + self._world.below(self._think_ns), self._act, client)
+        self._world.after(1 + self._chance.below(self._think_ns), self._act, client)
 
     def _choose(self) -> Process | None:
         """A server that says it leads, deposed ones included."""
@@ -101,13 +102,13 @@ class Clients:
         ]
         if not leaders:
             return None
-        return leaders[self._world.below(len(leaders))]
+        return leaders[self._chance.below(len(leaders))]
 
     def _write(self, client: int, server: Process) -> None:
         world = self._world
-        key, value = world.below(self._keys), self.value()
+        key, value = self._chance.below(self._keys), self.value()
         asked = _Asked(client, Kind.WRITE, key, value, world.now_ns)
-        many = world.rng.choice(self._cluster.batches)
+        many = self._chance.rng.choice(self._cluster.batches)
         payloads: list[object] = [Command(key, value)]
         payloads += [Command(_FILLER_KEY, self.value()) for _ in range(many - 1)]
         index, asked.term = server.propose(payloads)
@@ -117,7 +118,7 @@ class Clients:
     def _read(self, client: int, server: Process) -> None:
         world = self._world
         self._reads += 1
-        asked = _Asked(client, Kind.READ, world.below(self._keys), 0, world.now_ns)
+        asked = _Asked(client, Kind.READ, self._chance.below(self._keys), 0, world.now_ns)
         self._reading[self._reads] = asked
         self._cluster.checks.reads.on_asked(
             self._reads, self._cluster.checks.states.committed_index

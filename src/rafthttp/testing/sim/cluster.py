@@ -6,10 +6,11 @@ Knows how a run is put together; what each part does stands in its own file.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
-from rafthttp.raft.core.ready import CoreConfig, HardState, VoteRequest
+from rafthttp.raft.core.ready import CoreConfig, HardState
 from rafthttp.raft.types import (
     Configuration,
     Index,
@@ -19,19 +20,19 @@ from rafthttp.raft.types import (
     State,
     Suffrage,
 )
-from rafthttp.testing.coremember import Entry, Request
-from rafthttp.testing.gofollower import GoFollower
+from rafthttp.testing.coremember import Entry
 from rafthttp.testing.invariants import Checks, InvariantError
 from rafthttp.testing.invariants.healed import Acknowledged, check_healed
 from rafthttp.testing.invariants.view import Voter
 from rafthttp.testing.linearizability import check_linearizable
 from rafthttp.testing.sim.clients import Clients
 from rafthttp.testing.sim.faults import MS, Faults
-from rafthttp.testing.sim.machine import Command
+from rafthttp.testing.sim.go import GoVoter
+from rafthttp.testing.sim.machine import Command, Machine
 from rafthttp.testing.sim.nemesis import Nemesis
 from rafthttp.testing.sim.network import Network
 from rafthttp.testing.sim.process import Process
-from rafthttp.testing.sim.world import World
+from rafthttp.testing.sim.world import Chance, World
 
 ELECTION_TIMEOUT_NS: Final = 100 * MS
 # A perfect world's: what is left when the faults are off.
@@ -49,48 +50,33 @@ _TERMS_PER_SECOND: Final = 150
 _SNAPSHOTS_PER_SECOND: Final = 600
 
 
-class GoVoter:
-    """A model of a follower in Go, as a server of the cluster."""
-
-    def __init__(self, server_id: ServerID, checks: Checks) -> None:
-        self.id = server_id
-        self.model = GoFollower()
-        self._checks = checks
-        self._seen: Index = 0
-        self._heard_ns = 0
-
-    def before(self, body: Request, now_ns: int) -> None:
-        """A request is about to be handed to it: its heartbeat timeout may have passed."""
-        if isinstance(body, VoteRequest):
-            if now_ns - self._heard_ns > ELECTION_TIMEOUT_NS:
-                self.model.leader = None
-        else:
-            self._heard_ns = now_ns
-
-    def after(self) -> None:
-        """It was told something: what it now holds for committed must be so."""
-        model = self.model
-        for index in range(self._seen + 1, model.commit_index + 1):
-            held = model.get(index)
-            if held is not None:
-                assert isinstance(held, Entry)
-                self._checks.on_apply(self.id, index, held)
-        self._seen = max(self._seen, model.commit_index)
-
-    def holds(self, index: Index, entry: Entry) -> bool:
-        """Whether it has that entry, or a snapshot that covers it."""
-        held = self.model.get(index)
-        return self.model.snapshot_index >= index if held is None else held[0] == entry.term
-
-
 class Cluster:
-    """Three to five servers, their clients and their nemesis, made from one seed."""
+    """Three to five servers, their clients and their nemesis, made from one seed.
 
-    def __init__(self, seed: int, faults: Faults | None = None) -> None:
-        # One generator for what the run is made of and what happens in it.
+    Args:
+        seed: of everything.
+        faults: what may happen; without them the seed picks them (swarm testing).
+        servers: how many servers, clients: how many clients; without them the seed picks.
+        skipped: names of single deeds that the nemesis leaves out (`Deed.name`).
+        machine: makes the state machine of each server.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        faults: Faults | None = None,
+        *,
+        servers: int | None = None,
+        clients: int | None = None,
+        skipped: Collection[str] = (),
+        machine: Callable[[], Machine] = Machine,
+    ) -> None:
+        self._seed = seed
+        # What the run is made of, and what its servers and disks do; the rest has its own.
         rng = random.Random(seed)  # noqa: S311 - histories must repeat
         self.world = World(rng)
-        self.faults = Faults.swarm(rng) if faults is None else faults
+        self.faults = Faults.swarm(self.chance("faults").rng) if faults is None else faults
+        self.new_machine = machine
         self.active_faults = self.faults
         self.election_timeout_ns = ELECTION_TIMEOUT_NS
         self.checks = Checks()
@@ -103,24 +89,30 @@ class Cluster:
         self.voters: dict[ServerID, Voter] = {}
         """Every server, as a commit counts it."""
         self.network = Network(self)
-        self._make_servers(rng)
+        self._make_servers(rng, servers)
+        many_clients = rng.choice((1, 3, 6, 10))
         self.clients = Clients(
             self,
-            clients=rng.choice((1, 3, 6, 10)),
+            clients=many_clients if clients is None else clients,
             keys=rng.choice((1, 2, 5)),
             think_ns=rng.choice((5, 20, 60)) * MS,
         )
         for process in self.processes.values():
             process.start()
-        self._nemesis = Nemesis(self)
+        self.nemesis = Nemesis(self, skipped)
+
+    def chance(self, name: str) -> Chance:
+        """A source of chance for one part of the run."""
+        return Chance(f"{self._seed} {name}")
 
     @staticmethod
     def server(server_id: ServerID, suffrage: Suffrage = Suffrage.VOTER) -> Server:
         """A member of a configuration."""
         return Server(server_id, ServerAddress(f"{server_id}:1"), suffrage)
 
-    def _make_servers(self, rng: random.Random) -> None:
+    def _make_servers(self, rng: random.Random, servers: int | None) -> None:
         count = rng.choice((3, 3, 4, 5))
+        count = count if servers is None else servers
         ids = [ServerID(name) for name in "abcde"[:count]]
         go = ids[count - self.faults.go_followers :] if self.faults.go_followers else []
         voters = ids if rng.random() < 0.7 or count < 4 else [*ids[:3]]
@@ -129,7 +121,7 @@ class Cluster:
         first = Entry(1, configuration)
         for number, server_id in enumerate(ids):
             if server_id in go:
-                voter = self.go[server_id] = GoVoter(server_id, self.checks)
+                voter = self.go[server_id] = GoVoter(self, server_id)
                 voter.model.term, voter.model.entries = 1, [first]
                 self.voters[server_id] = voter
                 continue
@@ -228,9 +220,11 @@ class Cluster:
     def _heal(self) -> None:
         """All faults end; the cluster must be whole within `HEAL_NS`."""
         world = self.world
-        self._nemesis.stop()
+        self.nemesis.stop()
         self.active_faults = _CALM
         self.network.heal(_CALM)
+        for voter in self.go.values():
+            voter.start(voter.life)
         for process in self.processes.values():
             process.device.heal(_CALM)
             process.paused_until_ns = 0

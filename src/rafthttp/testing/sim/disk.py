@@ -15,7 +15,7 @@ from rafthttp.raft.core.ready import HardState, Persist, Seq
 from rafthttp.raft.types import Index
 from rafthttp.testing.coremember import Disk, Entry, Snapshot
 from rafthttp.testing.sim.faults import Faults
-from rafthttp.testing.sim.world import World
+from rafthttp.testing.sim.world import Chance, World
 
 
 class Write(NamedTuple):
@@ -47,6 +47,7 @@ class SimDisk:
         self.durable = Disk()
         self.hung_until_ns = 0
         self.fails_next: str | None = None
+        self.flipped = ""
         self._world = world
         self._faults = faults
         self._on_done = on_done
@@ -87,6 +88,19 @@ class SimDisk:
         """Everything is lost."""
         self._forget()
         self.durable = Disk()
+        self.flipped = ""
+
+    def flip(self, chance: Chance) -> str:
+        """Flip a bit of something it holds, and say of what; the next start finds that."""
+        disk = self.durable
+        held = [f"entry {disk.base + 1 + at}" for at in range(len(disk.entries))]
+        held += [f"configuration at {index}" for index, _ in disk.configurations]
+        if disk.snapshot is not None:
+            held.append(f"snapshot at {disk.snapshot.last_index}")
+        if disk.hard_state.term > 0:
+            held.append("term and vote")
+        self.flipped = held[chance.below(len(held))] if held else ""
+        return self.flipped
 
     def _forget(self) -> None:
         self._queue.clear()

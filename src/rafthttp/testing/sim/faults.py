@@ -36,6 +36,8 @@ class Faults:
         eio_rate: the next write of a server fails; it takes no part until restarted (S6).
         enospc_rate: likewise, and half of that write's entries are there (S7).
         snapshot_failure_chance: a snapshot arrives broken (S41).
+        flip_rate: a bit of what a server holds on its disk flips; its next start finds that by a
+            checksum and is refused (S8), so it is wiped; done only where a quorum is left.
     Clock and process:
         skew_ppm_max: clocks run too fast or too slow by up to this.
         pause_rate: a process stops for one to four election timeouts and goes on (S70, S73).
@@ -54,6 +56,8 @@ class Faults:
         lease_reads: reads are served by lease. Leases ask for equal timeouts, clocks that differ by
             less than a tenth, and no early campaigns: those faults are left out then, and Go too.
         go_followers: so many of the servers are models of a follower in Go.
+        go_crash_rate: such a server dies, and forgets its leader and commit index.
+        go_campaigns: such a server campaigns; one that wins dies before its first frame.
     """
 
     latency_ns_max: int = 1 * MS
@@ -87,6 +91,9 @@ class Faults:
     mixed_timeouts: bool = False
     lease_reads: bool = False
     go_followers: int = 0
+    flip_rate: float = 0.0
+    go_crash_rate: float = 0.0
+    go_campaigns: bool = False
 
     @classmethod
     def swarm(cls, rng: random.Random) -> Faults:
@@ -106,7 +113,18 @@ class Faults:
             whole["skew_ppm_max"] = min(whole.get("skew_ppm_max", 0), _LEASE_SKEW_PPM_MAX)
         elif rng.random() < 0.15:
             whole["go_followers"] = 1
+        cls._draw_later(chosen, flags, go="go_followers" in whole)
         return replace(cls(), **{**chosen, **whole, **flags})  # type: ignore[arg-type] # by name
+
+    @staticmethod
+    def _draw_later(chosen: dict[str, float], flags: dict[str, bool], *, go: bool) -> None:
+        """What joined `Faults` later: drawn aside, so that every older draw stays as it was."""
+        aside = random.Random(repr(sorted(chosen.items())))  # noqa: S311 - histories must repeat
+        if aside.random() < _CHANCE:
+            chosen["flip_rate"] = 0.3 * 5 ** aside.random()
+        if go and aside.random() < _CHANCE:
+            chosen["go_crash_rate"] = 10 ** aside.random()
+        flags["go_campaigns"] = go and aside.random() < _CHANCE
 
     def kinds(self) -> list[str]:
         """Names of what differs from a perfect world. For reports."""

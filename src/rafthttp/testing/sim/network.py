@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rafthttp.raft.core.ready import Heartbeat, Reply, Send, SendSnapshot
+from rafthttp.raft.core.ready import Heartbeat, Reply, Send, SendSnapshot, VoteRequest
 from rafthttp.raft.types import ServerID
-from rafthttp.testing.coreanswers import answer_as_go, hand_over_answer
+from rafthttp.testing.coreanswers import hand_over_answer
 from rafthttp.testing.coremember import (
     Answer,
     Frame,
@@ -28,6 +28,7 @@ from rafthttp.testing.sim.process import Process
 
 if TYPE_CHECKING:
     from rafthttp.testing.sim.cluster import Cluster
+    from rafthttp.testing.sim.go import GoVoter
 
 # Until the sender of a snapshot gives up waiting for the answer.
 _SNAPSHOT_TIMEOUT_NS = 400 * MS
@@ -46,6 +47,7 @@ class Network:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._world = cluster.world
+        self._chance = cluster.chance("network")
         self._faults: Faults = cluster.faults
         self._numbers = 0
         self._snapshots: dict[int, tuple[Process, int, SendSnapshot]] = {}
@@ -85,7 +87,15 @@ class Network:
             wait = _NOTICE_NS if arrives is None else _SNAPSHOT_TIMEOUT_NS
             self._world.after(wait, self._snapshot_failed, message.number)
         elif isinstance(body, Probe) and arrives is None:
-            self._world.after(self._world.below(_NOTICE_NS), self._probe_failed, message)
+            self._world.after(self._chance.below(_NOTICE_NS), self._probe_failed, message)
+        if arrives is not None:
+            self._world.at(arrives, self._deliver, message)
+
+    def ask_from_go(self, source: GoVoter, ask: VoteRequest) -> None:
+        """A server in Go asks for a vote."""
+        self._numbers += 1
+        message = Message(self._numbers, source.id, ask.peer, ask, None, source.life)
+        arrives = self._fate(message)
         if arrives is not None:
             self._world.at(arrives, self._deliver, message)
 
@@ -102,7 +112,7 @@ class Network:
         if pair in self.blocked:
             world.seen["blocked"] += 1
             return None
-        if faults.drop_chance and world.rng.random() < faults.drop_chance:
+        if faults.drop_chance and self._chance.random() < faults.drop_chance:
             world.seen["drop"] += 1
             return None
         arrives = self._arrives(pair)
@@ -110,20 +120,20 @@ class Network:
         if (
             faults.duplicate_chance
             and not isinstance(body, Answer | SnapshotFrame | TimeoutNow)
-            and world.rng.random() < faults.duplicate_chance
+            and self._chance.random() < faults.duplicate_chance
         ):
             world.seen["duplicate"] += 1
             self._numbers += 1
             copy = Message(self._numbers, message.source, message.target, body, None, message.life)
-            world.at(arrives + world.below(50 * MS), self._deliver, copy)
+            world.at(arrives + self._chance.below(50 * MS), self._deliver, copy)
         return arrives
 
     def _arrives(self, pair: tuple[ServerID, ServerID]) -> int:
         world, faults = self._world, self._faults
-        takes = 1 + int(world.rng.random() * faults.latency_ns_max)
-        if faults.delay_chance and world.rng.random() < faults.delay_chance:
+        takes = 1 + int(self._chance.random() * faults.latency_ns_max)
+        if faults.delay_chance and self._chance.random() < faults.delay_chance:
             world.seen["delay"] += 1
-            takes *= 1 + world.below(50)
+            takes *= 1 + self._chance.below(50)
         clogged = self.clogged.get(pair)
         if clogged is not None and clogged > world.now_ns:
             return clogged + takes
@@ -135,11 +145,7 @@ class Network:
         cluster = self._cluster
         go = cluster.go.get(message.target)
         if go is not None:
-            assert not isinstance(message.body, Answer)
-            go.before(message.body, self._world.now_ns)
-            reply = answer_as_go(go.model, message, message.body)
-            go.after()
-            self._reply(message, reply)
+            self._deliver_to_go(go, message, message.body)
             return
         target = cluster.processes[message.target]
         if target.core is None:
@@ -155,6 +161,14 @@ class Network:
         else:
             receive(self, target, target.core, message, message.body)
         target.turn()
+
+    def _deliver_to_go(self, go: GoVoter, message: Message, body: Request | Answer) -> None:
+        if isinstance(body, Answer):
+            go.on_answer(message, body)
+        elif go.up:
+            self._reply(message, go.hear(message, body))
+        else:
+            self._refused(message)
 
     def _is_outlived(self, message: Message) -> bool:
         """A TimeoutNow whose sender has died since; no promise covers it (see `core.lease`)."""
@@ -225,7 +239,7 @@ class Network:
         if link.lost or not link.open:
             return
         link.lost = True
-        self._world.after(self._world.below(_NOTICE_NS), self._notice, link)
+        self._world.after(self._chance.below(_NOTICE_NS), self._notice, link)
 
     def _notice(self, link: Link) -> None:
         source = self._cluster.processes[link.source]
@@ -257,16 +271,18 @@ class Network:
         core.on_stream_closed(of, at.local_ns())
         at.turn()
 
-    def on_crash(self, server: Process) -> None:
+    def on_crash(self, died: ServerID) -> None:
         """A server died: its peers see the streams close, where they can."""
         world = self._world
-        self.close_links(server)
+        own = self._cluster.processes.get(died)
+        if own is not None:
+            self.close_links(own)
         for other in self._cluster.processes.values():
-            link = other.links.get(server.id)
+            link = other.links.get(died)
             if link is not None:
                 self._break(link)
-            if other is not server and (server.id, other.id) not in self.blocked:
-                world.after(1 + world.below(5 * MS), self.reset, server.id, other)
+            if other is not own and (died, other.id) not in self.blocked:
+                world.after(1 + self._chance.below(5 * MS), self.reset, died, other)
 
     def _snapshot_failed(self, number: int) -> None:
         asked = self._snapshots.pop(number, None)

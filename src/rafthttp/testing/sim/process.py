@@ -64,7 +64,7 @@ class Process:
         self.device = SimDisk(
             cluster.world, cluster.faults, self._on_written, self._on_failed, self._on_hard_state
         )
-        self.machine = Machine()
+        self.machine: Machine = cluster.new_machine()
         self.base: Index = 0
         self.log: list[Entry] = []
         self.links: dict[ServerID, Link] = {}
@@ -133,8 +133,11 @@ class Process:
     # -- life
 
     def start(self) -> None:
-        """Start on what the disk holds."""
+        """Start on what the disk holds; where a checksum is wrong, it is refused, and replaced."""
         assert self.core is None, f"{self.id} is up"
+        if self.device.flipped:
+            self.lose_disk()
+            return
         disk = self.disk
         initial = disk.initial_state()
         self.life += 1
@@ -148,7 +151,7 @@ class Process:
         disk.base = self.base
         self.log = list(disk.entries)
         snapshot = disk.snapshot
-        self.machine = Machine() if snapshot is None else self._state_of(snapshot)
+        self.machine = self.cluster.new_machine() if snapshot is None else self._state_of(snapshot)
         self.durable_seq = 0
         self._timer_ns = 0
         self._installing = None
@@ -159,6 +162,12 @@ class Process:
             self.local_ns(),
         )
         self.turn()
+
+    def lose_disk(self) -> None:
+        """All that was on its disk is gone; it begins anew once nobody counts on that (S62)."""
+        self.wiped = self.disk
+        self.device.wipe()
+        self.cluster.release_wiped()
 
     @staticmethod
     def _state_of(snapshot: Snapshot) -> Machine:
@@ -173,7 +182,7 @@ class Process:
         self.rpcs.clear()
         self.held.clear()
         self.cluster.clients.on_crash(self)
-        self.cluster.network.on_crash(self)
+        self.cluster.network.on_crash(self.id)
 
     # -- time
 

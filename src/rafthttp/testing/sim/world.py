@@ -12,6 +12,26 @@ from collections.abc import Callable
 from typing import Any
 
 
+class Chance:
+    """A source of chance of its own: what one part draws does not change what others draw.
+
+    So a history from which one fault is taken out stays alike, and can be shrunk.
+    """
+
+    __slots__ = ("below", "random", "rng")
+
+    def __init__(self, seed: str) -> None:
+        self.rng = random.Random(seed)  # noqa: S311 - histories must repeat
+        self.random = draw = self.rng.random
+        """A number from 0 to 1, exclusive."""
+
+        def below(most: int) -> int:
+            return int(draw() * most)
+
+        self.below = below
+        """A number from 0 to `most`, exclusive; quicker than `randrange`."""
+
+
 class World:
     """Time and what is to happen.
 

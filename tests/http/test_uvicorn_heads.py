@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rafthttp.testing.http import ServerKind, uvicorn_server
+from rafthttp.http.handler import Handler
+from rafthttp.testing.http import ServerKind, raw_connection, uvicorn_server
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -127,3 +128,18 @@ def test_a_trailer_field_is_no_header_field(uvicorn_kind: ServerKind) -> None:
 
     asyncio.run(main())
     assert seen == [[b"host", b"connection", b"transfer-encoding"]]
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"GET"])
+def test_bytes_behind_the_last_request_of_a_connection(
+    uvicorn_kind: ServerKind, method: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvicorn's 400 has a sentence, for which h11 has no room in the answer to a HEAD."""
+
+    async def main() -> None:
+        async with uvicorn_kind.serve(Handler()) as port, raw_connection(port) as raw:
+            raw.send(method + b" /raft HTTP/1.0\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+            assert (await raw.rest()).startswith(b"HTTP/1.1 4")
+
+    uvicorn_kind.run(main)
+    assert not [record for record in caplog.records if record.name == "asyncio"]

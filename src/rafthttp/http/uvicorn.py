@@ -247,6 +247,17 @@ class _Takeover(_Base):
 class RaftH11Protocol(_Takeover, H11Protocol):
     """uvicorn's h11 protocol, able to hand over its socket."""
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is malformed; uvicorn would raise into the event loop where it cannot.
+
+        After a HEAD there is no room for its sentence, and behind an answer under way for none of
+        it.
+        """
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
+
     def _head_is_incomplete(self) -> bool:
         return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
 

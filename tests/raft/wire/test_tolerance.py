@@ -152,6 +152,12 @@ def test_missing_and_nil_are_zero(read_requests: ReadRequests) -> None:
     )
 
 
+def test_an_empty_map_is_an_empty_array(read_requests: ReadRequests) -> None:
+    """go-msgpack reads a map into a slice as twice as many elements: of none, none."""
+    request = _decode(read_requests, b"\x00" + _pack(_append({})))
+    assert request == _decode(read_requests, b"\x00" + _pack(_append([])))
+
+
 def test_an_entry_with_only_an_index(read_requests: ReadRequests) -> None:
     request = _decode(read_requests, b"\x00" + _pack(_append([{"Index": 5}])))
     assert isinstance(request, AppendEntriesRequest)
@@ -268,7 +274,7 @@ _KILLS = {
     "string for a flag": b"\x01\x81\xb2LeadershipTransfer\xa1x",
     "integer for an id": b"\x01\x81\xa2ID\x01",
     "version over int64": b"\x01\x81\xafProtocolVersion\xcf" + b"\xff" * 8,
-    "entries as a map": b"\x00" + _pack(_append({})),
+    "entries as a map": b"\x00" + _pack(_append({"a": _entry()})),
     "entries as a string": b"\x00" + _pack(_append("x")),
     "nil entry": b"\x00" + _pack(_append([None])),
     "integer entry": b"\x00" + _pack(_append([7])),

@@ -165,11 +165,11 @@ class Reader:
         return count
 
     def array_head(self) -> Steps[int]:
-        """How many elements the next array has; -1 for nil."""
+        """How many elements the next array has; -1 for nil. To Go an empty map is one, too."""
         kind, count = yield from self.head()
         if kind == NIL:
             return -1
-        if kind != ARRAY:
+        if kind != ARRAY and (kind != MAP or count):
             raise ProtocolError("an array was expected")
         return count
 

@@ -40,6 +40,10 @@ soak: $(STAMP)  ## run the long tests
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
+fuzz: $(STAMP)  ## let atheris look for inputs that break a promise (MINUTES=5 JOBS=1 TARGETS="endpoint")
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),5) --jobs $(or $(JOBS),1) $(TARGETS)
+
 bench: $(STAMP) interop  ## compare with real peers side by side; QUICK=1 takes 3 minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.compare $(if $(QUICK),--quick)

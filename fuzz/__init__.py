@@ -1,0 +1,1 @@
+"""Long fuzzing runs of `rafthttp.testing.fuzzing`, with atheris."""

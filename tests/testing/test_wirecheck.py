@@ -110,7 +110,11 @@ VIOLATIONS = {
     "a negative integer": ("append_1_noop", b"\xcd\x04\xb0", b"\xff"),
     "a float": ("append_1_noop", b"\xcd\x04\xb0", b"\xca\x00\x00\x00\x00"),
     "a nil integer": ("append_1_noop", b"\xcd\x04\xb0", b"\xc0"),
-    "term 0": ("append_heartbeat", b"Term\x07", b"Term\x00"),
+    "term 0 with an entry": (
+        "append_1_noop",
+        b"Version\x03\xa4Term\x07",
+        b"Version\x03\xa4Term\x00",
+    ),
     "a time in bin8": ("append_1_noop", b"AppendedAt\xaf", b"AppendedAt\xc4\x0f"),
     "a time of an odd size": ("append_1_noop", b"AppendedAt\xaf\x01", b"AppendedAt\xae"),
     "a time of version 3": ("append_1_noop", b"AppendedAt\xaf\x01", b"AppendedAt\xaf\x03"),

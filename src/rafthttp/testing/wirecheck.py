@@ -228,7 +228,10 @@ class RequestChecker:
         self._header(address, sender, version)
         if not self._ours:
             return
-        _check(term > 0, "term 0")
+        if not term:  # how far does its log go? Asked by one that leads nobody, refused by all
+            _check(not (previous or entries or commit), "term 0 with something to say")
+            self.sent.kinds["probes"] += 1
+            return
         _check(leader == address, f"Leader {leader!r} is not Addr {address!r}")
         _check((previous == 0) == (previous_term == 0), f"entry {previous} of term {previous_term}")
         last_term = previous_term

@@ -15,6 +15,7 @@ from rafthttp.cli.nodes import leave, status, transfer
 from rafthttp.cli.output import CommandFailedError, out, print_error
 from rafthttp.cli.recover import recover
 from rafthttp.cli.serve import serve
+from rafthttp.cli.simulate import simulate
 
 app: Final = typer.Typer(
     name="rafthttp",
@@ -50,6 +51,7 @@ app.command()(status)
 app.command()(leave)
 app.command()(transfer)
 app.command()(recover)
+app.command()(simulate)
 app.add_typer(kv_app, name="kv")
 
 # click's own, which newer versions of typer carry inside: its public subclass is common to all.

@@ -13,6 +13,27 @@ clients saw linearizable. A failure is an `AssertionError` that names the proper
 """
 
 from rafthttp.testing.sim.faults import Faults
-from rafthttp.testing.sim.runs import EVENTS, Failure, Report, simulate_core, simulate_seeds
+from rafthttp.testing.sim.runs import (
+    Failure,
+    Report,
+    shrink_seed,
+    simulate_core,
+    simulate_many,
+    simulate_seeds,
+)
+from rafthttp.testing.sim.schedule import EVENTS, Outcome, Schedule, Shrunk, shrink_schedule
 
-__all__ = ["EVENTS", "Failure", "Faults", "Report", "simulate_core", "simulate_seeds"]
+__all__ = [
+    "EVENTS",
+    "Failure",
+    "Faults",
+    "Outcome",
+    "Report",
+    "Schedule",
+    "Shrunk",
+    "shrink_schedule",
+    "shrink_seed",
+    "simulate_core",
+    "simulate_many",
+    "simulate_seeds",
+]

@@ -1,17 +1,22 @@
-"""One seed, or many: what they did, and which failed."""
+"""One seed, or many, on one core or on several: what they did, and which failed."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import count, islice
+from multiprocessing import get_context
 from typing import Final, NamedTuple
 
 from rafthttp.testing.sim.cluster import Cluster
 from rafthttp.testing.sim.faults import Faults
+from rafthttp.testing.sim.schedule import EVENTS, Schedule, Shrunk, shrink_schedule
 
-# Events of the first phase: about one and a half simulated seconds, fifteen election timeouts.
-EVENTS: Final = 1000
+# Seeds of one piece of work for a process: about half a second.
+_BATCH: Final = 25
 
 
 class Failure(NamedTuple):
@@ -57,15 +62,39 @@ class Report:
         self.digest = world.digest
         self.seen.update(world.seen)
 
+    def merge(self, other: Report) -> None:
+        """Count all that another counted."""
+        self.runs += other.runs
+        self.events += other.events
+        self.simulated_ns += other.simulated_ns
+        self.committed += other.committed
+        self.acknowledged += other.acknowledged
+        self.operations += other.operations
+        self.terms += other.terms
+        self.digest = other.digest
+        self.seen.update(other.seen)
+        self.failures += other.failures
 
-def simulate_core(seed: int, faults: Faults | None = None, *, events: int = EVENTS) -> Report:
+
+def simulate_core(
+    seed: int,
+    faults: Faults | None = None,
+    *,
+    events: int = EVENTS,
+    servers: int | None = None,
+    clients: int | None = None,
+    skipped: Collection[str] = (),
+) -> Report:
     """Run one history of the core. Without `faults` the seed picks them (swarm testing).
+
+    `servers` and `clients` overrule the seed; `skipped` names single deeds to leave out, as a
+    shrunk schedule does (`rafthttp simulate`).
 
     Raises:
         AssertionError: a property is broken; the text names it, and the seed.
     """
     report = Report()
-    cluster = Cluster(seed, faults)
+    cluster = Cluster(seed, faults, servers=servers, clients=clients, skipped=skipped)
     try:
         cluster.run(events)
     except (AssertionError, IndexError, KeyError) as error:
@@ -86,3 +115,63 @@ def simulate_seeds(seeds: Iterable[int], *, events: int = EVENTS) -> Report:
             report.failures.append(Failure(seed, f"{type(error).__name__}: {error}"))
         report.add(cluster)
     return report
+
+
+def simulate_many(
+    first: int,
+    seeds: int | None,
+    *,
+    jobs: int = 1,
+    seconds_max: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Generator[Report]:
+    """Run `seeds` seeds from `first` on, in `jobs` processes; yields a report of each few.
+
+    Args:
+        first: the first seed.
+        seeds: how many; None for as many as the time allows.
+        jobs: processes; 1 for this one alone.
+        seconds_max: no seed is begun after so long.
+        clock: seconds.
+    """
+    end = None if seconds_max is None else clock() + seconds_max
+    batches = _batches(first, seeds)
+    if jobs == 1:
+        for batch in batches:
+            if end is not None and clock() >= end:
+                return
+            yield simulate_seeds(batch)
+        return
+    # Not forked: a progress bar has a thread.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        running: set[Future[Report]] = set()
+        try:
+            while True:
+                if end is None or clock() < end:
+                    # Two for each process, so that none waits for this one.
+                    more = islice(batches, 2 * jobs - len(running))
+                    running |= {pool.submit(simulate_seeds, batch) for batch in more}
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _batches(first: int, seeds: int | None) -> Iterator[range]:
+    starts = count(first, _BATCH) if seeds is None else range(first, first + seeds, _BATCH)
+    for start in starts:
+        end = start + _BATCH
+        yield range(start, end if seeds is None else min(end, first + seeds))
+
+
+def shrink_seed(seed: int) -> Shrunk:
+    """The smallest schedule that breaks the property that a failing seed breaks.
+
+    Raises:
+        ValueError: the seed does not fail.
+    """
+    return shrink_schedule(Schedule(seed))

@@ -34,7 +34,9 @@ from rafthttp import (
     TimedOutError,
 )
 from rafthttp.joining import CLUSTER_ID, PENDING_JOIN
+from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
 from rafthttp.raft.storage.sqlite import SqliteStore
+from rafthttp.raft.types import Configuration, Server, ServerAddress
 from rafthttp.testing.nodes import address_of, loopback_listener, served, until
 
 
@@ -425,6 +427,24 @@ def test_a_node_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
         with pytest.raises(CorruptLogError):
             await lone(tmp_path).start()
         SqliteStore.open(tmp_path, ServerID("n1")).close()  # it is not locked
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("changes", [{"join": ["127.0.0.1:2"]}, {"bootstrap": True}, {}])
+def test_a_node_with_snapshots_and_no_log_does_not_start(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """S62: it has forgotten its votes, and by its snapshot it is a voter that may campaign."""
+    three = Configuration(
+        tuple(Server(ServerID(f"n{n}"), ServerAddress(f"127.0.0.1:{n}")) for n in range(1, 4))
+    )
+    FileSnapshotStore(tmp_path / "snapshots").create(10, 2, three, 1).close()
+
+    async def scenario() -> None:
+        for _ in range(2):  # nor has the first try made another of it
+            with pytest.raises(DataDirectoryError, match="snapshots, and no log"):
+                await lone(tmp_path, **changes).start()
 
     run(scenario)
 

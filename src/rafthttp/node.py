@@ -348,9 +348,9 @@ class Node(Commands):
             # Without state it may be a voter that lost its disk; it takes no part until the
             # cluster does not count on it.
             is_new = not has_existing_state(store, store, None)
-            if is_new and not membership.targets:
-                is_new = False
+            if is_new:
                 self._refuse_forgotten(snapshots)
+                is_new = bool(membership.targets)
             until_owned.push_async_callback(transport.close)
             raft = await Raft.start(
                 self.config,
@@ -386,11 +386,15 @@ class Node(Commands):
             )
 
     def _refuse_forgotten(self, snapshots: SnapshotStore) -> None:
-        """Without its log it would vote twice in a term, and lose what it acknowledged (S62)."""
+        """Without its log it would vote twice in a term, and lose what it acknowledged (S62).
+
+        To join does not help: until it is released it would campaign, a voter by its snapshot.
+        """
         if snapshots.list():
             raise DataDirectoryError(
                 f"data directory {self._data_dir} holds snapshots, and no log any more: this node"
-                " has forgotten its votes. Restore raft.db, or let it join anew"
+                " has forgotten its votes. Restore raft.db, or empty the directory and let it join"
+                " anew"
             )
 
     async def _open_snapshots(self) -> MemorySnapshotStore | FileSnapshotStore:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_network
 from typing import Any
@@ -365,6 +366,18 @@ def test_leadership_is_transferred_on_request(run: Run, services: Any, http: Any
                 with pytest.raises(ServiceError, match="itself"):
                     await client.transfer("n2")
                 assert (await client.transfer())["id"] == "n1"
+
+    run(scenario)
+
+
+def test_leadership_goes_to_nobody_who_is_no_voter(run: Run, services: Any, http: Any) -> None:
+    async def scenario() -> None:
+        async with services(2) as members:
+            for member, name in itertools.product(members, ("n9", "", "\0")):
+                async with http(member) as client:
+                    answer = await client.post("/transfer", params={"to": name})
+                    assert answer.status_code == 400, (name, answer.text)
+                    assert "no voter" in answer.json()["error"]
 
     run(scenario)
 

@@ -149,7 +149,11 @@ class KVService:
 
     async def transfer(self, request: Request) -> Response:
         """This node leads: let another lead, the one named by `to` or the one that has most."""
-        leader = await self._node.leadership_transfer(request.query_params.get("to"))
+        to = request.query_params.get("to")
+        voters = self._node.raft.get_configuration().configuration.voters
+        if to is not None and to not in {server.id for server in voters}:
+            raise BadRequestError("`to` is the id of no voter of this cluster")
+        leader = await self._node.leadership_transfer(to)
         return JSONLine({"leader": leader._asdict()})
 
     async def openapi(self, request: Request) -> Response:

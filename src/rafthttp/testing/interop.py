@@ -232,13 +232,18 @@ class MixedCluster:
         first = max(stats["first_index"] for stats in seen)
         last = min(stats["commit_index"] for stats in seen)
         mine = chosen[0].log(first, last)
-        assert [entry["index"] for entry in mine] == list(range(first, last + 1))
         for other in chosen[1:]:
             theirs = other.log(first, last)
+            # Either may have compacted its log since it was asked for its first index.
+            first = max([first, *(log[0]["index"] for log in (mine, theirs) if log)])
+            mine, theirs = (
+                [entry for entry in log if entry["index"] >= first] for log in (mine, theirs)
+            )
             if theirs != mine:
                 pairs = zip(mine, theirs, strict=False)
                 differing = next(((a, b) for a, b in pairs if a != b), (len(mine), len(theirs)))
                 raise AssertionError(f"{chosen[0].id} and {other.id} differ: {differing}")
+        assert [entry["index"] for entry in mine] == list(range(first, last + 1))
         return len(mine)
 
     def apply(self, data: bytes, extensions: bytes = b"") -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Clients:
         history: for the linearizability checker.
         acknowledged: values that clients were told are applied.
         refused: values of which clients were told that they never will be.
+        padding: what each command carries besides.
         on_acknowledged: called with a value and who said so.
     """
 
@@ -48,6 +49,7 @@ class Clients:
         self._values = 0
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
+        self.padding = b""
 
     def start(self, clients: int, think: float) -> None:
         """Begin to ask; `think` is the most seconds between two requests."""
@@ -103,7 +105,9 @@ class Clients:
     async def _write(self, member: Member) -> bool:
         key, value = self._rng.randrange(self._keys), self.value()
         called = self._loop.now
-        how, _ = await self.ask(member, member.apply(COMMAND.pack(key, value), _TIMEOUT))
+        how, _ = await self.ask(
+            member, member.apply(COMMAND.pack(key, value) + self.padding, _TIMEOUT)
+        )
         if how == "definite":
             self.refused.append(value)
             return False

@@ -69,6 +69,10 @@ class Disk:
                     self.store.write([item.write for item in writes[:kept]])
         self.forget()
 
+    def wipe(self) -> None:
+        """All is lost."""
+        self.store, self.snapshots = DiskStore(self), DiskSnapshots(self)
+
     def forget(self) -> None:
         """A new process opens it."""
         self._threads.clear()

@@ -43,6 +43,7 @@ class VirtualJobs(Generic[_T]):
         self._at_once_max = at_once_max
         self._taken = 0
         self._ended = False
+        self._loop = asyncio.get_running_loop()
         self._device = DEVICE.get()
         self._device.add(self)
 
@@ -63,7 +64,7 @@ class VirtualJobs(Generic[_T]):
     def _take(self) -> None:
         """Begin with what waits; more may come behind it meanwhile."""
         self._taken = min(len(self.waiting), self._at_once_max)
-        asyncio.get_running_loop().call_later(self._device.busy(), self._done)
+        self._loop.call_later(self._device.busy(), self._done)
 
     def _done(self) -> None:
         jobs = self.waiting[: self._taken]

@@ -330,12 +330,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """Drop everything: what was left of the dead ends here, unseen."""
-        self._ready.clear()
-        self._timers.clear()
+        left = [*self._buried, *asyncio.all_tasks(self)]
         self._closed = True
-        for task in [*self._buried, *asyncio.all_tasks(self)]:
+        for task in left:
             _bury(task)
         self._buried.clear()
+        self._ready.clear()
+        self._timers.clear()
 
 
 def _bury(left: object) -> None:

@@ -40,6 +40,7 @@ class World(Protocol):
     loop: VirtualLoop
     network: VirtualNetwork
     rng: random.Random
+    ballast_bytes: int
 
     def on_applied(self, member: Member, machine: Registers, log: Log) -> None:
         """A state machine took in a command."""
@@ -86,7 +87,9 @@ class Member(abc.ABC):
         life = self.life = Life(f"{self.id}/{self.lives}", self.host, self._rate)
         life.context.run(DEVICE.set, self.disk)
         self.disk.forget()
-        self.machine = Registers(lambda machine, log: world.on_applied(self, machine, log))
+        self.machine = Registers(
+            lambda machine, log: world.on_applied(self, machine, log), world.ballast_bytes
+        )
         self.spawn(self._begin(life))
 
     def crash(self, *, silent: bool = False) -> None:
@@ -102,6 +105,12 @@ class Member(abc.ABC):
             world.network.dark.add(self.host)
         world.network.crash(life, silent=silent)
         self._gone()
+
+    def wipe(self) -> None:
+        """The process ends, and its disk is lost."""
+        self.crash()
+        self.disk.wipe()
+        self._world.tell(("wipe", self.id))
 
     def spawn(self, coro: Coroutine[Any, Any, _T]) -> Any:
         """Run a coroutine in the process; it is never done if that ends first."""
@@ -202,6 +211,11 @@ class NodeMember(Member):
     joins: Callable[[], list[str]]
     """URLs of the others; nobody is asked by the first server."""
     is_first = False
+
+    def wipe(self) -> None:
+        """As `Member.wipe`; it may not begin another cluster."""
+        super().wipe()
+        self.is_first = False
 
     async def _open(self) -> None:
         node = _DiskNode(

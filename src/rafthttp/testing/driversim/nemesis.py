@@ -14,7 +14,7 @@ from typing import Any
 from rafthttp.raft.errors import RaftHttpError
 from rafthttp.raft.types import State, Suffrage
 from rafthttp.testing.driversim.loop import Life, VirtualLoop
-from rafthttp.testing.driversim.member import Member
+from rafthttp.testing.driversim.member import Member, NodeMember
 from rafthttp.testing.driversim.network import VirtualNetwork
 from rafthttp.testing.sim.faults import Faults
 
@@ -38,6 +38,7 @@ class Nemesis:
         self._members, self._seen, self._timeout = members, seen, timeout
         self._stopped = False
         self._partition = 0
+        self._wiped = False
         deeds: list[tuple[float, Callable[[], bool]]] = [
             (faults.clog_rate, self._clog),
             (faults.partition_rate, self._split),
@@ -51,6 +52,8 @@ class Nemesis:
             (faults.stall_rate, self._stall),
             (faults.crash_rate, self._crash),
             (faults.crash_rate / 3, self._power_off),
+            # Where voters come and go, the others may be no quorum.
+            (0 if faults.membership_rate else faults.wipe_rate, self._wipe),
             (faults.membership_rate, self._change),
             (faults.transfer_rate, self._transfer),
             (faults.snapshot_rate, self._snapshot),
@@ -147,7 +150,11 @@ class Nemesis:
             return False
         # One of them (in the middle of a frame), or all: what a proxy does that is reloaded.
         for end in ends if self._rng.random() < 0.3 else [self._rng.choice(ends)]:
-            self._network.reset(end)
+            if self._rng.random() < 0.2:
+                self._network.mute(end)
+                self._seen["half_open"] += 1
+            else:
+                self._network.reset(end)
         return True
 
     # -- processes and disks
@@ -205,6 +212,16 @@ class Nemesis:
         if member is None:
             return False
         member.crash(silent=silent)
+        self._restart_later(member)
+        return True
+
+    def _wipe(self) -> bool:
+        """Lose a disk, once: the others stay a quorum that counts without it (S62)."""
+        member = self._up()
+        if member is None or self._wiped or not isinstance(member, NodeMember):
+            return False
+        self._wiped = True
+        member.wipe()
         self._restart_later(member)
         return True
 

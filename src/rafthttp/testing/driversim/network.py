@@ -16,8 +16,6 @@ from typing import Any, Final, cast
 
 from rafthttp.testing.driversim.loop import Life, VirtualLoop
 
-WINDOW_BYTES: Final = 64 << 10
-"""What one direction holds outside of the sender's process: in flight, and not read yet."""
 # Time between two tries of a connection that nobody answers.
 _RETRY_SECONDS: Final = 0.02
 _RESET: Final = b""
@@ -36,6 +34,8 @@ class VirtualTransport(asyncio.Transport):
         self.peer: VirtualTransport | None = None
         self.waits = False
         """Whether its head of the line is held back by the network."""
+        self.is_mute = False
+        """Whether what it sends goes nowhere, for good: a middlebox forgot it."""
         self._protocol: asyncio.BaseProtocol | None = None
         self._outgoing: deque[bytes] = deque()  # asyncio's buffer
         self._outgoing_bytes = 0
@@ -207,7 +207,7 @@ class VirtualTransport(asyncio.Transport):
         network, peer = self.network, self.peer
         if peer is None:
             return
-        while self._outgoing and self._flight_bytes + peer._inbox_bytes < WINDOW_BYTES:
+        while self._outgoing and self._flight_bytes + peer._inbox_bytes < network.window_bytes:
             data = self._outgoing.popleft()
             piece = data[: network.cut(len(data))]
             if len(piece) < len(data):
@@ -252,6 +252,9 @@ class VirtualTransport(asyncio.Transport):
         peer = self.peer
         assert peer is not None
         network.trace(self, chunk)
+        if self.is_mute:
+            self._arm()
+            return
         if peer._lost:
             if chunk and network.answers(peer.local):  # nobody has this connection any more
                 peer._launch(_RESET)
@@ -311,6 +314,8 @@ class VirtualNetwork:
     """Hosts and the ways between them. Times in virtual seconds.
 
     Attributes:
+        window_bytes: what one direction holds outside of the sender's process: in flight, and not
+            read yet.
         blocked: pairs of hosts, from and to, between which nothing comes through.
         clogged: likewise, each until a time.
         dark: hosts without power: they answer nothing, not even with a reset.
@@ -334,6 +339,7 @@ class VirtualNetwork:
         self.latency_max = 0.001
         self.delay_chance = self.reset_chance = self.refuse_chance = 0.0
         self.cuts = "whole"
+        self.window_bytes = 64 << 10
         self.seen: Counter[str] = Counter()
         self._rng = rng
         self._tell = tell
@@ -353,7 +359,7 @@ class VirtualNetwork:
     def cut(self, size: int) -> int:
         """How much of `size` bytes goes in one piece."""
         if self.cuts == "whole" or size == 1 or (self.cuts == "mixed" and self._rng.random() < 0.7):
-            return min(size, WINDOW_BYTES)
+            return min(size, self.window_bytes)
         self.seen["cut"] += 1
         return 1 + self._rng.randrange(min(size, 64 if self.cuts == "pieces" else size))
 
@@ -380,6 +386,11 @@ class VirtualNetwork:
         assert end.peer is not None
         end.break_off(self._rng.random())
         end.peer.break_off(self._rng.random())
+
+    def mute(self, end: VirtualTransport) -> None:
+        """One connection is half-open for good: neither end hears of the other again."""
+        assert end.peer is not None
+        end.is_mute = end.peer.is_mute = True
 
     def live_ends(self, source: str, target: str) -> list[VirtualTransport]:
         """Dialled ends of the open connections between two hosts."""

@@ -91,9 +91,11 @@ class DriverCluster:
         self._hash = hashlib.blake2b(digest_size=16)
         self._failure: Exception | None = None
         count = rng.choice((3, 3, 5)) if kind == "raft" else 3
+        self.ballast_bytes = rng.choice((0, 0, 400_000))
         self.members = [self._member(number) for number in range(count)]
         self._introduce()
         self.clients = Clients(loop, rng, self.members, rng.choice((1, 2, 5)))
+        self.clients.padding = bytes(rng.choice((0, 0, 0, 20_000)))
         self.clients.on_acknowledged = self._on_acknowledged
 
     def _member(self, number: int) -> Member:
@@ -152,7 +154,7 @@ class DriverCluster:
     def _on_acknowledged(self, member: Member, value: int) -> None:
         """A client was told: the entry must be on the disks of a quorum (Raft Figure 2)."""
         self.tell(("acknowledged", value))
-        if self.faults.membership_rate:
+        if self.faults.membership_rate or self.faults.wipe_rate:
             return  # who counts is another matter then
         index = next((m.machine.applied.get(value, 0) for m in self.members if m.life), 0)
         index = index or member.machine.applied.get(value, 0)
@@ -206,7 +208,9 @@ class DriverCluster:
         network.delay_chance = faults.delay_chance
         network.reset_chance = faults.drop_chance / 10
         network.refuse_chance = faults.drop_chance
-        network.cuts = self.rng.choice(("whole", "mixed", "pieces"))
+        heavy = self.ballast_bytes or self.clients.padding
+        network.cuts = self.rng.choice(("whole", "mixed", "mixed" if heavy else "pieces"))
+        network.window_bytes = self.rng.choice((4 << 10, 64 << 10))
         nemesis = Nemesis(self.loop, self.rng, network, self.members, faults, self.seen, TIMEOUT)
         self.clients.start(self.rng.choice((1, 3, 6)), self.rng.choice((0.005, 0.02, 0.06)))
         await self._watched(asyncio.create_task(asyncio.sleep(HARM_SECONDS)))

@@ -15,6 +15,8 @@ import pytest
 
 from rafthttp.testing.interop import MixedCluster, mixed_cluster
 from rafthttp.testing.interop_member import Member
+from rafthttp.testing.interop_tapped import complaints
+from rafthttp.testing.processes import eventually
 from rafthttp.testing.wirecheck import KINDS
 
 pytestmark = pytest.mark.interop
@@ -200,6 +202,13 @@ def test_what_ends_a_connection_to_go_ends_ours(pair: MixedCluster, case: str) -
     go, ours = (ask(member, KILLS[case]) for member in pair.members)
     assert go is None
     assert ours is None
+
+
+def test_go_complains_of_what_it_cannot_read(pair: MixedCluster) -> None:
+    """So that no complaint of it, after a long run, tells that it could read all."""
+    before = len(complaints(pair))
+    assert ask(pair["g1"], KILLS["a negative term"]) is None
+    eventually(lambda: len(complaints(pair)) > before, "the Go server complains")
 
 
 @pytest.mark.parametrize("case", KILLS_ONLY_GO)

@@ -14,7 +14,6 @@ from rafthttp.testing.coremember import Entry
 from rafthttp.testing.invariants.healed import Acknowledged
 from rafthttp.testing.linearizability import Kind, Operation
 from rafthttp.testing.sim.faults import MS
-from rafthttp.testing.sim.machine import Command
 from rafthttp.testing.sim.process import Process
 
 if TYPE_CHECKING:
@@ -109,8 +108,8 @@ class Clients:
         key, value = self._chance.below(self._keys), self.value()
         asked = _Asked(client, Kind.WRITE, key, value, world.now_ns)
         many = self._chance.rng.choice(self._cluster.batches)
-        payloads: list[object] = [Command(key, value)]
-        payloads += [Command(_FILLER_KEY, self.value()) for _ in range(many - 1)]
+        payloads: list[object] = [self._cluster.command(key, value)]
+        payloads += [self._cluster.command(_FILLER_KEY, self.value()) for _ in range(many - 1)]
         index, asked.term = server.propose(payloads)
         self._writing.setdefault(server.id, {})[index] = asked
         world.after(_TIMEOUT_NS, self._timed_out, asked)

@@ -50,6 +50,11 @@ _TERMS_PER_SECOND: Final = 150
 _SNAPSHOTS_PER_SECOND: Final = 600
 
 
+def swarm_of(seed: int) -> Faults:
+    """The faults that a seed picks."""
+    return Faults.swarm(Chance(f"{seed} faults").rng)
+
+
 class Cluster:
     """Three to five servers, their clients and their nemesis, made from one seed.
 
@@ -59,6 +64,7 @@ class Cluster:
         servers: how many servers, clients: how many clients; without them the seed picks.
         skipped: names of single deeds that the nemesis leaves out (`Deed.name`).
         machine: makes the state machine of each server.
+        workload: draws the data of each command; without it, there are none.
     """
 
     def __init__(
@@ -70,13 +76,16 @@ class Cluster:
         clients: int | None = None,
         skipped: Collection[str] = (),
         machine: Callable[[], Machine] = Machine,
+        workload: Callable[[random.Random], bytes] | None = None,
     ) -> None:
         self._seed = seed
         # What the run is made of, and what its servers and disks do; the rest has its own.
         rng = random.Random(seed)  # noqa: S311 - histories must repeat
         self.world = World(rng)
-        self.faults = Faults.swarm(self.chance("faults").rng) if faults is None else faults
+        self.faults = swarm_of(seed) if faults is None else faults
         self.new_machine = machine
+        self._workload = workload
+        self._workload_chance = self.chance("workload").rng
         self.active_faults = self.faults
         self.election_timeout_ns = ELECTION_TIMEOUT_NS
         self.checks = Checks()
@@ -100,6 +109,12 @@ class Cluster:
         for process in self.processes.values():
             process.start()
         self.nemesis = Nemesis(self, skipped)
+
+    def command(self, key: int, value: int) -> Command:
+        """The next command of a client."""
+        if self._workload is None:
+            return Command(key, value)
+        return Command(key, value, self._workload(self._workload_chance))
 
     def chance(self, name: str) -> Chance:
         """A source of chance for one part of the run."""

@@ -11,10 +11,14 @@ _MASK = (1 << 61) - 1
 
 
 class Command(NamedTuple):
-    """Set register `key` to `value`. Values are unique, so a value names its command."""
+    """Set register `key` to `value`. Values are unique, so a value names its command.
+
+    `data` is for an application's state machine beside the registers.
+    """
 
     key: int
     value: int
+    data: bytes = b""
 
 
 class Machine:
@@ -37,6 +41,12 @@ class Machine:
             value = payload.value
             self.values[payload.key] = value
         self.digest = (self.digest * 1_000_003 + entry.term * 8191 + value + index) & _MASK
+
+    def end_batch(self) -> None:
+        """The entries taken in since the last time were one batch."""
+
+    def save(self) -> None:
+        """Of a snapshot: it is written now, while the state machine it was taken of goes on."""
 
     def copy(self) -> Machine:
         """A snapshot of it."""

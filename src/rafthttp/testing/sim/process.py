@@ -304,6 +304,7 @@ class Process:
             checks.on_apply(self.id, index, entry)
             machine.apply(index, entry)
             self.cluster.clients.on_applied(self, index, entry)
+        machine.end_batch()
         checks.states.on_state(self.id, last, machine.digest)
 
     # -- what clients ask
@@ -407,6 +408,8 @@ class Process:
             return
         own = self.disk.snapshot
         if own is None or own.last_index < snapshot.last_index:
+            assert isinstance(snapshot.state, Machine)
+            snapshot.state.save()
             self.disk.snapshot = snapshot
             first = max(snapshot.last_index - trailing + 1, self.base + 1)
             self.device.submit(Write(None, (), first, snapshot))

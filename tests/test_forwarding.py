@@ -78,6 +78,25 @@ def test_an_exception_of_the_state_machine_crosses_as_text() -> None:
     assert str(got) == "KeyError: 'k'"
 
 
+class UntoldError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UntoldError(), ValueError("\udcff"), LookupError("x" * (1 << 20))],
+    ids=lambda e: type(e).__name__,
+)
+def test_an_error_with_an_odd_text_crosses(error: Exception) -> None:
+    """The commands it came with are applied: their answers must cross with it."""
+    body = fw.encode_answers([error, "fine"])
+    got, fine = fw.decode_answers(body, 2)
+    assert isinstance(got, RemoteApplyError)
+    assert type(error).__name__ in str(got)
+    assert fine == "fine"
+
+
 @pytest.mark.parametrize("result", [object(), {1, 2}, 2**64, [lambda: 1]])
 def test_a_result_that_cannot_cross_says_so_and_spares_its_neighbours(result: object) -> None:
     before, got, after = fw.decode_answers(fw.encode_answers([b"a", result, b"b"]), 3)

@@ -36,6 +36,7 @@ from rafthttp.raft.errors import (
     StorageFailedError,
     TimedOutError,
     UnknownLeaderError,
+    told,
 )
 from rafthttp.raft.types import Index, Leader, ServerAddress, ServerID
 
@@ -163,7 +164,7 @@ def _item(packer: msgpack.Packer, answer: object) -> bytes:
         leader = None if answer.leader is None else list(answer.leader)
         return packer.pack([_REFUSED, kind, str(answer), answer.outcome.value, leader])
     if isinstance(answer, Exception):
-        return packer.pack([_RAISED, f"{type(answer).__name__}: {answer}"])
+        return packer.pack([_RAISED, told(answer)])
     try:
         return packer.pack([_OK, answer])
     except (TypeError, ValueError, OverflowError) as error:

@@ -293,3 +293,16 @@ class MembershipError(HttpError):
         self.status = status
         self.server_id = server_id
         self.address = address
+
+
+def told(error: Exception) -> str:
+    """An error of the application's in one text that UTF-8 has a form for.
+
+    Even one that fails to tell its own: what it came of is applied, and must be answered.
+    """
+    name = type(error).__name__
+    try:
+        text = f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - the application's
+        text = f"{name}: its text cannot be had"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgpack
 
-from rafthttp.raft.errors import RemoteApplyError
+from rafthttp.raft.errors import RemoteApplyError, told
 
 ANSWER_SIZE_BYTES_MAX: Final = 16 << 10
 """Of the content; what is larger is not kept."""
@@ -34,7 +34,7 @@ class Encoder:
         if answer is None:
             return _NONE
         if isinstance(answer, Exception):
-            text = f"{type(answer).__name__}: {answer}".encode("utf-8", "backslashreplace")
+            text = told(answer).encode()
             return b"\x01" + text[:ANSWER_SIZE_BYTES_MAX]
         if isinstance(answer, bytes | str) and len(answer) > ANSWER_SIZE_BYTES_MAX:
             return _FORGOTTEN

@@ -175,7 +175,12 @@ class Applier:
             proposal = waiting[position - skip]
             if proposal is None or proposal.future.done():
                 continue
-            if isinstance(answer, Exception):
+            if isinstance(answer, StopIteration):
+                # No future takes it, as no coroutine may raise it (PEP 479).
+                failure = RuntimeError(f"the state machine raised {answer!r}")
+                failure.__cause__ = answer
+                proposal.future.set_exception(failure)
+            elif isinstance(answer, Exception):
                 proposal.future.set_exception(answer)
             else:
                 proposal.future.set_result((log.index, answer))

@@ -108,4 +108,7 @@ def _set_result(future: asyncio.Future[Any], result: Any) -> None:
 
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
+        if isinstance(error, StopIteration):
+            # No future takes it, as no coroutine may raise it (PEP 479).
+            error = RuntimeError(f"{error!r} was raised")
         future.set_exception(error)

@@ -94,3 +94,33 @@ def test_a_disk_that_hangs_while_it_is_read_delays_no_exit(monkeypatch: pytest.M
     asyncio.run(asyncio.wait_for(run(), 30))
     file.go.set()
     assert time.monotonic() - began < 4
+
+
+def test_a_store_that_raises_what_it_should_not_is_reported_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application's own: the transfer fails, which is logged at once, and is tried again."""
+
+    async def run() -> None:
+        async with Cluster(3, config=replace(fast_config("any"), trailing_logs=0)) as cluster:
+            leader = await cluster.leader()
+            lagging = next(i for i in cluster.ids if i != leader.id)
+            await cluster.stop(lagging)
+            await leader.apply(b"a")
+            await leader.snapshot()
+            store = cluster.snapshots[leader.id]
+            whole, asked = store.open, list[str]()
+
+            def opened(snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+                asked.append(snapshot_id)
+                if len(asked) == 1:
+                    raise LookupError("what a defect raises")
+                return whole(snapshot_id)
+
+            monkeypatch.setattr(store, "open", opened)
+            await cluster.start(lagging)
+            await cluster.converged()
+            (told,) = [record for record in caplog.records if record.exc_info is not None]
+            assert told.getMessage() == f"no snapshot for {lagging}"
+
+    asyncio.run(asyncio.wait_for(run(), 30))

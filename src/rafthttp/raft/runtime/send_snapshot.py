@@ -125,6 +125,8 @@ class SnapshotSender:
             meta, response = await self._transfer(server, ask, worker)
         except (RaftHttpError, OSError) as error:
             _log.warning("no snapshot for %s: %s", peer, error)
+        except Exception:  # noqa: BLE001 - a task's top; an application's store may raise anything
+            _log.exception("no snapshot for %s", peer)
         finally:
             worker.finish()
             sending = self._tasks.get(peer)

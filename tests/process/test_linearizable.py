@@ -37,7 +37,7 @@ def test_three_servers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("only", [(Partition,)], ids=["partition"])
 def test_links_cut_by_relays(tmp_path: Path, only: Sequence[type[Fault]]) -> None:
     """Where there are no privileges."""
-    report = run(tmp_path, "3", 4.0, seed=2, only=only, relays=True)
+    report = run(tmp_path, "3", 3.0, seed=2, only=only, relays=True)
     assert report.partitions == "relays"
     assert report.faults["Partition"] >= 1
 
@@ -45,7 +45,7 @@ def test_links_cut_by_relays(tmp_path: Path, only: Sequence[type[Fault]]) -> Non
 @pytest.mark.interop
 @pytest.mark.skipif(missing_go() is not None, reason=str(missing_go()))
 def test_a_mixed_cluster(tmp_path: Path) -> None:
-    report = run(tmp_path, "gpp", 4.0, seed=3)
+    report = run(tmp_path, "gpp", 3.0, seed=3)
     assert report.operations > 50
 
 

@@ -21,7 +21,8 @@ from rafthttp.testing.nemesis.network import Network, every_link
 from rafthttp.testing.nemesis.servers import Server
 
 # Above and below a usual election timeout of a second, and long enough for a term to end.
-_HOLD_SECONDS: Final = (0.3, 4.0)
+HOLD_SECONDS: Final = 4.0
+_HOLD_SECONDS_MIN: Final = 0.3
 _REST_SECONDS: Final = (0.2, 2.0)
 _DAY_SECONDS: Final = 86_400.0
 
@@ -209,14 +210,22 @@ def kinds(scene: Scene) -> list[type[Fault]]:
 class Nemesis:
     """A thread that lets faults begin and end until stopped; then all is whole.
 
+    Args:
+        scene: whom they hit.
+        allowed: which may come.
+        hold_seconds: the longest that one lasts.
+
     Attributes:
         counts: how often each kind of fault began.
         told: what happened, in order.
         failure: why the thread ended early, or which process ended by itself.
     """
 
-    def __init__(self, scene: Scene, allowed: Sequence[type[Fault]]) -> None:
+    def __init__(
+        self, scene: Scene, allowed: Sequence[type[Fault]], hold_seconds: float = HOLD_SECONDS
+    ) -> None:
         self._scene, self._allowed = scene, list(allowed)
+        self._hold_seconds = hold_seconds
         self.counts: Counter[str] = Counter()
         self.told: list[str] = []
         self.failure: BaseException | None = None
@@ -248,7 +257,7 @@ class Nemesis:
                 if len(waiting) < 2:
                     waiting += rng.sample(self._allowed, len(self._allowed))
                 chosen = [waiting.pop(0)]
-                if rng.random() < 0.4 and waiting[0] is not chosen[0]:
+                if waiting and rng.random() < 0.4 and waiting[0] is not chosen[0]:
                     chosen.append(waiting.pop(0))
                 self._round(chosen)
                 self._check_running()
@@ -266,7 +275,8 @@ class Nemesis:
                 ends.append(fault.end)
                 self.told.append(fault.begin())
                 self.counts[kind.__name__] += 1
-                self._stopping.wait(rng.uniform(*_HOLD_SECONDS) / len(chosen))
+                held = rng.uniform(_HOLD_SECONDS_MIN, self._hold_seconds)
+                self._stopping.wait(held / len(chosen))
         except httpx.HTTPError:
             pass  # whoever was asked who leads; the fault is ended all the same
         finally:

@@ -26,7 +26,7 @@ from rafthttp.testing.nemesis.clients import (
     LedgerRegister,
     Register,
 )
-from rafthttp.testing.nemesis.faults import Fault, Nemesis, Scene, kinds
+from rafthttp.testing.nemesis.faults import HOLD_SECONDS, Fault, Nemesis, Scene, kinds
 from rafthttp.testing.nemesis.network import Namespaces, Network, missing_namespaces
 from rafthttp.testing.nemesis.relays import Relays
 from rafthttp.testing.nemesis.servers import MixedServers, Server, ServeServers
@@ -135,13 +135,35 @@ def _play(
     parted = network if network.can_cut else None
     scene = Scene(cluster.servers, parted, random.Random(rng.random()))  # noqa: S311 - no secret
     able = kinds(scene)
-    nemesis = Nemesis(scene, able if only is None else [kind for kind in able if kind in only])
+    chosen = able if only is None else [kind for kind in able if kind in only]
+    # A short run has more than one, too.
+    nemesis = Nemesis(scene, chosen, min(HOLD_SECONDS, seconds / 4))
     clients = [
         Client(f"c{number}", made(), cluster.servers, history, rng.randrange(1 << 30))
         for number in range(CLIENTS)
     ]
-    workers = _Workers(clients)
-    begin = time.monotonic()
+    try:
+        begin = time.monotonic()
+        _work(_Workers(clients), nemesis, seconds)
+        report.seconds = time.monotonic() - begin
+        report.faults = nemesis.counts
+        healing = time.monotonic()
+        cluster.wait_healed(_HEAL_SECONDS)
+        report.heal_seconds = time.monotonic() - healing
+        keys = sorted({str(op.key) for op in history.operations})
+        for server in cluster.servers:
+            for key in keys:
+                clients[0].read(server, key)
+    finally:
+        for client in clients:
+            client.close()
+    report.outcomes = history.outcomes
+    assert history.outcomes["read ok"] > len(keys), f"nothing was read: {report}"
+    assert history.outcomes["write ok"] > 0, f"nothing was written: {report}"
+    return history
+
+
+def _work(workers: _Workers, nemesis: Nemesis, seconds: float) -> None:
     workers.start()
     nemesis.start()
     try:
@@ -151,21 +173,6 @@ def _play(
             nemesis.stop()
         finally:
             workers.stop()
-    report.seconds = time.monotonic() - begin
-    report.faults = nemesis.counts
-    healing = time.monotonic()
-    cluster.wait_healed(_HEAL_SECONDS)
-    report.heal_seconds = time.monotonic() - healing
-    keys = sorted({str(op.key) for op in history.operations})
-    for server in cluster.servers:
-        for key in keys:
-            clients[0].read(server, key)
-    for client in clients:
-        client.close()
-    report.outcomes = history.outcomes
-    assert history.outcomes["read ok"] > len(keys), f"nothing was read: {report}"
-    assert history.outcomes["write ok"] > 0, f"nothing was written: {report}"
-    return history
 
 
 def _judge(history: History, report: Report) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ import msgpack
 
 from rafthttp.http.grammar import parse_address
 from rafthttp.http.layer import Layer
+from rafthttp.http.membership_client import Changed
 from rafthttp.raft.errors import (
     ConfigError,
     HandshakeError,
@@ -112,7 +113,7 @@ class Membership:
         self,
         layer: Layer,
         timeout: float,
-        on_released: Callable[[], None] | None,
+        on_released: Callable[[Changed], Awaitable[None]] | None,
         latest: Callable[[], LatestConfiguration],
     ) -> None:
         """Ask to be added until it is done. As `join`, with notes.
@@ -153,12 +154,13 @@ async def join(
     targets: Callable[[], Sequence[str]],
     timeout: float,
     on_error: Callable[[str], None],
-    on_released: Callable[[], None] | None = None,
+    on_released: Callable[[Changed], Awaitable[None]] | None = None,
 ) -> None:
     """Ask the targets until this server is a member.
 
     With `on_released`, for a server without state, first until none of them counts on votes and
-    acknowledgements it may have forgotten; then `on_released` is called (S62).
+    acknowledgements it may have forgotten; then `on_released` gets that answer (S62), and where it
+    fails, the release is asked for again.
 
     A refusal is no end: what is refused now (a wrong token, an address that does not answer) may be
     put right. `on_error` is told of each failure.
@@ -168,11 +170,10 @@ async def join(
     while True:
         try:
             if on_released is not None:
-                await layer.release(server_id, targets(), timeout)
-                on_released()
+                await on_released(await layer.release(server_id, targets(), timeout))
                 on_released = None
             await layer.join(server_id, targets(), timeout)
-        except (MembershipError, TransportError) as error:
+        except (MembershipError, TransportError, StorageError) as error:
             on_error(f"cannot join: {error}{_hint(error, layer.path)}")
         else:
             return

@@ -36,6 +36,7 @@ from rafthttp.http.grammar import parse_address, parse_id, parse_path
 from rafthttp.http.handler import NOTHING_DONE, ForwardRequest, ForwardResponse, Handler
 from rafthttp.http.layer import Layer
 from rafthttp.http.membership import handle_change_requests
+from rafthttp.http.membership_client import Changed
 from rafthttp.http.messages import Request, Response, text_response
 from rafthttp.joining import CLUSTER_ID, Membership, join_target
 from rafthttp.leaderward import Leaderward
@@ -377,8 +378,16 @@ class Node(Commands):
         stack.push_async_callback(_cancel, asyncio.create_task(autopilot.run()))
         if membership.targets:
             membership.is_joining = True
-            on_released = raft.take_part if is_new else None
-            joining = membership.join(layer, self.timeout, on_released, raft.get_configuration)
+
+            async def on_released(answer: Changed) -> None:
+                position = answer.released
+                if position is None:  # from Go, which says less: its log's end, asked for now
+                    position = await transport.log_end(answer.member, self.timeout)
+                await raft.take_part(position)
+
+            joining = membership.join(
+                layer, self.timeout, on_released if is_new else None, raft.get_configuration
+            )
             stack.push_async_callback(_cancel, asyncio.create_task(joining))
         elif raft.get_configuration().configuration.servers and not self.is_member:
             _log.warning(

@@ -30,6 +30,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     Leader,
+    LogPosition,
     Server,
     ServerAddress,
     ServerID,
@@ -114,6 +115,10 @@ class ModelRaft:
     async def wait_caught_up(self, server_id: ServerID, *, timeout: float) -> None:
         assert timeout > 0
         await self._called("wait_caught_up", server_id)
+
+    def committed_in_term(self) -> LogPosition:
+        self.calls.append(("committed_in_term",))
+        return LogPosition(3, self.commit_index)
 
     async def verify_leader(self, *, timeout: float | None = None) -> None:
         assert timeout is None or timeout > 0

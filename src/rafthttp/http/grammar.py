@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from rafthttp.raft.errors import ConfigError
-from rafthttp.raft.types import ServerAddress, ServerID
+from rafthttp.raft.types import LogPosition, ServerAddress, ServerID
 
 ID_LENGTH_MAX: Final = 255
 """Characters of an id. A UUID takes 36; a DNS name, often used as an id, takes at most 253."""
@@ -30,6 +30,7 @@ _CLUSTER_ID: Final = re.compile(r"[A-Za-z0-9._-]+")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~!$'()*+,;=:@/%-]*")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
+_POSITION: Final = re.compile(r"([1-9][0-9]{0,18})/([1-9][0-9]{0,18})")
 _OPERATION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -111,6 +112,18 @@ def parse_operation(text: str) -> str:
     if _OPERATION.fullmatch(text) is None:
         raise ValueError("the operation has 1 to 64 letters, digits, '.', '_' or '-'")
     return text
+
+
+def parse_position(text: str) -> LogPosition:
+    """Check a position in a log, `TERM/INDEX`.
+
+    Raises:
+        ValueError: it is not that, or a number is 0 or out of range.
+    """
+    match = _POSITION.fullmatch(text)
+    if match is None or max(int(number) for number in match.groups()) >= 1 << 62:
+        raise ValueError("a position in a log is TERM/INDEX, two numbers above 0 and below 2**62")
+    return LogPosition(int(match[1]), int(match[2]))
 
 
 def is_header(name: str, value: str) -> bool:

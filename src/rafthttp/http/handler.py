@@ -33,6 +33,7 @@ from rafthttp.http.membership import ChangeKind, ChangeRequest, refusal_of
 from rafthttp.http.messages import (
     CLUSTER_ID_HEADER,
     OUTCOME_HEADER,
+    RELEASED_HEADER,
     ForwardResponse,
     Headers,
     Request,
@@ -336,7 +337,7 @@ class Handler:
         self._unanswered.add(change)
         try:
             async with asyncio.timeout_at(deadline):
-                await change.wait()
+                released = await change.wait()
         except TimeoutError:
             raise self._busy(f"could not {change} in time") from None
         except RaftHttpError as error:
@@ -346,7 +347,10 @@ class Handler:
             self._requests.discard(change)
             change.abandon()
         log.info("%s: done, asked by %s", change, request.client)
-        return Response(200, headers=self._cluster_headers())
+        headers = self._cluster_headers()
+        if released is not None:
+            headers = (*headers, (RELEASED_HEADER, f"{released.term}/{released.index}"))
+        return Response(200, headers=headers)
 
     async def _forward(
         self, request: Request, fields: dict[str, str], principal: Principal

@@ -18,7 +18,7 @@ from rafthttp.http.grammar import is_header, parse_address, parse_path
 from rafthttp.http.handler import Handler
 from rafthttp.http.handshake import ClientHandshake, printable
 from rafthttp.http.membership import ChangeKind
-from rafthttp.http.membership_client import change_membership
+from rafthttp.http.membership_client import Changed, make_change
 from rafthttp.http.messages import CLUSTER_ID_HEADER, ForwardResponse
 from rafthttp.http.stream import TransportStream
 from rafthttp.http.websocket import PING_SECONDS, WEBSOCKET, WebSocketHandshake
@@ -172,20 +172,21 @@ class Layer:
             MembershipError: refused, or not done within `timeout` seconds (it may yet be).
             ConfigError: the timeout is not positive, or a name is against its grammar.
         """
-        return await self._change(ChangeKind.JOIN, server_id, members, timeout)
+        return (await self._change(ChangeKind.JOIN, server_id, members, timeout)).cluster_id
 
     async def leave(
         self, server_id: ServerID, members: str | Sequence[str], timeout: float
     ) -> str | None:
         """Ask members to remove a server. As `join`."""
-        return await self._change(ChangeKind.LEAVE, server_id, members, timeout)
+        return (await self._change(ChangeKind.LEAVE, server_id, members, timeout)).cluster_id
 
     async def release(
         self, server_id: ServerID, members: str | Sequence[str], timeout: float
-    ) -> str | None:
+    ) -> Changed:
         """Have it made sure that no configuration has this server under this address. As `join`.
 
-        Called before a server without state joins: it may have been a voter (S62).
+        Called before a server without state joins: it may have been a voter (S62). The answer says
+        from where on it may vote (`Raft.take_part`); one from Go does not.
         """
         return await self._change(ChangeKind.RELEASE, server_id, members, timeout)
 
@@ -202,8 +203,8 @@ class Layer:
 
     async def _change(
         self, kind: ChangeKind, server_id: ServerID, members: str | Sequence[str], timeout: float
-    ) -> str | None:
-        seen = await change_membership(
+    ) -> Changed:
+        changed = await make_change(
             kind,
             self._path,
             self._dial,
@@ -215,8 +216,8 @@ class Layer:
             scheme=self._scheme,
         )
         if self.cluster_id is None and kind is ChangeKind.JOIN:
-            self.cluster_id = seen
-        return seen
+            self.cluster_id = changed.cluster_id
+        return changed
 
     async def _request_headers(self) -> Mapping[str, str]:
         headers: dict[str, str] = {}

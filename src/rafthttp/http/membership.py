@@ -32,6 +32,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     Leader,
+    LogPosition,
     ServerAddress,
     ServerID,
     Suffrage,
@@ -76,7 +77,9 @@ class ChangeRequest:
         self.id = server_id
         self.address = address
         self.deadline = deadline
-        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[LogPosition | None] = (
+            asyncio.get_running_loop().create_future()
+        )
 
     def __str__(self) -> str:
         return f"{self.kind.value} server {self.id}"
@@ -86,19 +89,23 @@ class ChangeRequest:
         """Whether it is answered, or nobody waits any more."""
         return self._answer.done()
 
-    def respond(self) -> None:
-        """The change is made. Without effect once done."""
+    def respond(self, released: LogPosition | None = None) -> None:
+        """The change is made. Without effect once done.
+
+        For a release, `released` is a committed position of the leader's own term, read after a
+        configuration without the server was committed (`Raft.committed_in_term`).
+        """
         if not self._answer.done():
-            self._answer.set_result(None)
+            self._answer.set_result(released)
 
     def fail(self, error: RaftHttpError) -> None:
         """The change is not made, or nobody knows. Without effect once done."""
         if not self._answer.done():
             self._answer.set_exception(error)
 
-    async def wait(self) -> None:
-        """Wait for the answer; raises what `fail` was given."""
-        await asyncio.shield(self._answer)
+    async def wait(self) -> LogPosition | None:
+        """Wait for the answer, that of `respond`; raises what `fail` was given."""
+        return await asyncio.shield(self._answer)
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call back, soon, once it is done."""
@@ -201,6 +208,10 @@ class MembershipRaft(Protocol):
         """Check with a quorum that this server leads."""
         ...
 
+    def committed_in_term(self) -> LogPosition:
+        """The last committed entry, of the leader's own term."""
+        ...
+
     async def identify(self, address: ServerAddress, *, timeout: float) -> ServerID:
         """Ask who is at an address."""
         ...
@@ -271,11 +282,12 @@ async def _answer(
     deadline: float,
     wait_stable: WaitStable | None,
 ) -> None:
+    released: LogPosition | None = None
     try:
         if request.kind is ChangeKind.JOIN:
             await _Join(raft, request, deadline, wait_stable).run()
         elif request.kind is ChangeKind.RELEASE:
-            await _release(raft, request, deadline)
+            released = await _release(raft, request, deadline)
         else:
             await _leave(raft, request, deadline)
     except RaftHttpError as error:
@@ -285,7 +297,7 @@ async def _answer(
         log.exception("could not %s", request)
         request.fail(RaftHttpError("internal error"))
     else:
-        request.respond()
+        request.respond(released)
 
 
 class _Join:
@@ -389,12 +401,14 @@ async def _leave(raft: MembershipRaft, request: ChangeRequest, deadline: float) 
     await raft.remove_server(request.id, timeout=_remaining(deadline))
 
 
-async def _release(raft: MembershipRaft, request: ChangeRequest, deadline: float) -> None:
+async def _release(raft: MembershipRaft, request: ChangeRequest, deadline: float) -> LogPosition:
     """Make sure that no configuration has this server, which remembers nothing (S62).
 
     It forgot what it acknowledged and whom it voted for: counted as the voter it was, it could
     elect a leader that lacks a committed entry. Its removal is committed by a majority of the
-    others, which meets every majority it was part of; then it is a server like any new one.
+    others, which meets every majority it was part of; then it is a server like any new one, once
+    its log has what is committed here by now, and so its removal: until then somebody who was
+    removed before, and does not know it, may count on its vote.
     """
     _require_leader(raft)
     # The configuration of a leader that was deposed may be older than the server.
@@ -403,7 +417,7 @@ async def _release(raft: MembershipRaft, request: ChangeRequest, deadline: float
     server = latest.configuration.get(request.id)
     if server is None:
         _require_committed(raft, latest)
-        return
+        return raft.committed_in_term()
     if server.address != request.address:
         raise ConfigurationChangeError(
             f"server {request.id} is a member at {server.address}: the new server needs another id,"
@@ -412,6 +426,7 @@ async def _release(raft: MembershipRaft, request: ChangeRequest, deadline: float
     await _check_lost(raft, server.address, _remaining(deadline) / 2)
     log.warning("server %s has lost its state: it is removed, and may join anew", request.id)
     await raft.remove_server(request.id, latest.index, timeout=_remaining(deadline))
+    return raft.committed_in_term()
 
 
 async def _check_lost(raft: MembershipRaft, address: ServerAddress, timeout: float) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from rafthttp.http.access import HeadersFactory
@@ -26,12 +26,13 @@ from rafthttp.http.grammar import (
     parse_cluster_id,
     parse_id,
     parse_path,
+    parse_position,
 )
 from rafthttp.http.handshake import printable
 from rafthttp.http.membership import ChangeKind
-from rafthttp.http.messages import CLUSTER_ID_HEADER
+from rafthttp.http.messages import CLUSTER_ID_HEADER, RELEASED_HEADER
 from rafthttp.raft.errors import ConfigError, MembershipError, TransportError
-from rafthttp.raft.types import ServerAddress, ServerID
+from rafthttp.raft.types import LogPosition, ServerAddress, ServerID
 
 REDIRECTS_MAX: Final = 5
 """Redirects followed in a row. One leads to the leader, a second where it has just changed."""
@@ -59,6 +60,20 @@ _WHAT: Final = {
 # 429, 502 and 504 come from proxies in front of members that are busy, restarting or slow.
 _RETRIED: Final = (429, 502, 503, 504)
 _REDIRECTED: Final = (307, 308)
+
+
+class Changed(NamedTuple):
+    """A change that was made.
+
+    Attributes:
+        member: who made it: the leader.
+        cluster_id: as it said; None if it said none.
+        released: as it said of a release; None from Go.
+    """
+
+    member: ServerAddress
+    cluster_id: str | None
+    released: LogPosition | None
 
 
 class _RetryError(Exception):
@@ -101,6 +116,25 @@ async def change_membership(
         MembershipError: refused, or not done in time; then it may yet be done.
         ConfigError: the timeout is not positive, or a name is against its grammar.
     """
+    changed = await make_change(
+        kind, path, dial, server_id, address, target, timeout, headers=headers, scheme=scheme
+    )
+    return changed.cluster_id
+
+
+async def make_change(
+    kind: ChangeKind,
+    path: str,
+    dial: Dial,
+    server_id: str,
+    address: str,
+    target: str | Sequence[str],
+    timeout: float,
+    *,
+    headers: HeadersFactory | None = None,
+    scheme: str = "http",
+) -> Changed:
+    """As `change_membership`; returns all that was answered."""
     if not timeout > 0:
         raise ConfigError(f"timeout is {timeout}; it must be more than 0")
     targets = [target] if isinstance(target, str) else list(target)
@@ -138,7 +172,7 @@ class _Change:
         self._headers = headers
         self._scheme = scheme
 
-    async def run(self, members: Sequence[ServerAddress], timeout: float) -> str | None:
+    async def run(self, members: Sequence[ServerAddress], timeout: float) -> Changed:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         pause, pause_max = PAUSE_SECONDS
@@ -165,7 +199,7 @@ class _Change:
             await asyncio.sleep(wait)
             pause = min(pause * 2, pause_max)
 
-    async def _ask(self, member: ServerAddress, timeout: float) -> str | None:
+    async def _ask(self, member: ServerAddress, timeout: float) -> Changed:
         """One attempt, redirects included, within `timeout` seconds."""
         asked: list[ServerAddress] = []
         deadline = asyncio.get_running_loop().time() + timeout
@@ -173,7 +207,7 @@ class _Change:
             asked.append(member)
             response = await self._call(member, deadline)
             if response.status == 200:
-                return self._cluster_id(response, member)
+                return self._changed(response, member)
             said = printable(response.body)
             text = f"{member} answered {response.status}{': ' if said else ''}{said}"
             if response.status in _RETRIED:
@@ -240,12 +274,15 @@ class _Change:
             )
         return leader
 
-    def _cluster_id(self, response: ClientResponse, member: ServerAddress) -> str | None:
-        shown = response.headers.get(CLUSTER_ID_HEADER)
-        if shown is None:
-            return None
+    def _changed(self, response: ClientResponse, member: ServerAddress) -> Changed:
+        cluster = response.headers.get(CLUSTER_ID_HEADER)
+        released = response.headers.get(RELEASED_HEADER)
         try:
-            return parse_cluster_id(shown)
+            return Changed(
+                member,
+                None if cluster is None else parse_cluster_id(cluster),
+                None if released is None else parse_position(released),
+            )
         except ValueError as error:
             raise self._error(f"{member}: {error}", response.status, member) from None
 

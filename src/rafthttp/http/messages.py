@@ -15,6 +15,10 @@ from rafthttp.raft.transport.protocols import Stream
 CLUSTER_ID_HEADER: Final = "Raft-Cluster-Id"
 """Names the cluster the sender belongs to; absent when it does not know yet, and from Go."""
 
+RELEASED_HEADER: Final = "Raft-Released"
+"""`TERM/INDEX` on the answer to a release: up to where the leader's log was committed by then, by
+an entry of its own term. The released server votes once its own log reaches that. Not from Go."""
+
 OUTCOME_HEADER: Final = "Raft-Outcome"
 """`definite` on a 503 to a forward: nothing of it was done, and it may be sent again. A proxy's own
 503 has no such header: the proxy may have lost a connection that had carried the request."""

@@ -25,7 +25,7 @@ from rafthttp.raft.reading import RaftReads
 from rafthttp.raft.runtime import changes
 from rafthttp.raft.runtime.beginning import begin
 from rafthttp.raft.runtime.driver import Driver
-from rafthttp.raft.runtime.lifecycle import bootstrap_live, watch_removal
+from rafthttp.raft.runtime.lifecycle import bootstrap_live, take_part, watch_removal
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
@@ -33,6 +33,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     Leader,
+    LogPosition,
     LogType,
     ServerAddress,
     ServerID,
@@ -98,6 +99,7 @@ class Raft(RaftReads):
         config.validate()
         check_fsm(fsm)
         raft = cls(config, transport)
+        raft._stable_store = stable_store
         state = await begin(config, fsm, log_store, stable_store, snapshot_store)
         raft._driver = Driver(
             config,
@@ -119,9 +121,19 @@ class Raft(RaftReads):
             watch_removal(raft._driver, raft.id, config.election_timeout, raft._begin_shutdown)
         return raft
 
-    def take_part(self) -> None:
-        """Vote and acknowledge from now on: no configuration counts on what this server forgot."""
-        self._driver.inbound.has_no_part = False
+    async def take_part(self, votes_from: LogPosition) -> None:
+        """Acknowledge from now on: no configuration counts on what this server forgot.
+
+        It votes once its log has reached `votes_from`: the leader's last entry, or one of its own
+        term that is committed, at a time when it had committed a configuration without this server
+        (`committed_in_term`). Kept across restarts, before it counts.
+
+        Raises:
+            StorageError: it could not be kept; this server takes no part.
+            ProtocolError: no log reaches there.
+            ShutdownError: definite.
+        """
+        await take_part(self._driver, self._stable_store, votes_from)
 
     # -- commands
 

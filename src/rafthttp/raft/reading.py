@@ -10,11 +10,17 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from rafthttp.raft.config import Config
-from rafthttp.raft.errors import ConfigError, Outcome, ShutdownError, TimedOutError
+from rafthttp.raft.errors import (
+    ConfigError,
+    Outcome,
+    ShutdownError,
+    TimedOutError,
+    UnknownLeaderError,
+)
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.status import RaftStatus
 from rafthttp.raft.transport.protocols import Transport
-from rafthttp.raft.types import Index, Leader, State
+from rafthttp.raft.types import Index, Leader, LogPosition, State
 
 _T = TypeVar("_T")
 
@@ -63,6 +69,18 @@ class RaftReads(RaftStatus):
         """
         by_lease = self._lease_read_index()
         return await self._confirm_by_round(timeout) if by_lease is None else by_lease
+
+    def committed_in_term(self) -> LogPosition:
+        """Leader only: the last entry known to be committed, which is of the present term.
+
+        Raises:
+            NotLeaderError: definite; it does not lead, or has committed nothing in its term yet.
+        """
+        core = self._driver.core
+        self._driver.check_leads()
+        if core.term_at(core.commit_index) != core.term:
+            raise UnknownLeaderError("this server is only just becoming the leader")
+        return LogPosition(core.term, core.commit_index)
 
     def flush_commit(self) -> None:
         """Tell idle followers the commit index now; a reader over there is waiting for it."""

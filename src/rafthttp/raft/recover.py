@@ -144,6 +144,8 @@ def _recover(
     target = Target(snapshot_store, index, term, configuration, index)
     meta = snapshot_bytes.persist(target, fsm.snapshot(), Progress(index))
     restart.reset_log(log_store, stable_store, meta)
+    # Of what counts from now on, this log holds everything.
+    stable_store.set({restart.VOTES_FROM: None})
     return Recovered(index, term, index - state.snapshot_index, meta.size)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from rafthttp.raft.config import Config
 from rafthttp.raft.observer import Observer
 from rafthttp.raft.runtime.driver import Driver
+from rafthttp.raft.storage.protocols import StableStore
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import (
     PROTOCOL_VERSION,
@@ -56,6 +57,7 @@ class RaftStatus:
         self._config = config
         self._transport = transport
         self._driver: Driver
+        self._stable_store: StableStore
         self._stop: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 

@@ -62,6 +62,14 @@ class Server(NamedTuple):
     suffrage: Suffrage = Suffrage.VOTER
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class LogPosition:
+    """Where a log ends, or is to reach; compares as Raft §5.4.1 says, the term first."""
+
+    term: Term
+    index: Index
+
+
 class Leader(NamedTuple):
     """Who leads, as far as this server knows."""
 

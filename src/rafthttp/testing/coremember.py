@@ -22,7 +22,7 @@ from rafthttp.raft.core.ready import (
     SendSnapshot,
     VoteRequest,
 )
-from rafthttp.raft.types import Configuration, Index, ServerID, Term
+from rafthttp.raft.types import Configuration, Index, LogPosition, ServerID, Term
 from rafthttp.testing.gofollower import GoFollower
 
 ENTRY_BYTES = 100
@@ -129,6 +129,7 @@ class Disk:
         self.entries: list[Entry] = []
         self.configurations: tuple[tuple[Index, Configuration], ...] = ()
         self.snapshot: Snapshot | None = None
+        self.votes_from = LogPosition(0, 0)
         self.waiting: deque[tuple[Persist, tuple[Entry, ...]]] = deque()
         self.held = False
 
@@ -182,11 +183,19 @@ class Disk:
             own = (snapshot.configuration_index, snapshot.configuration)
             configurations = [own, *(pair for pair in configurations if pair[0] > own[0])]
         hard_state = self.hard_state
-        if hard_state.term < (runs[-1][1] if runs else term):
-            # The snapshot arrived before the term did; no vote was given in its term.
-            hard_state = HardState(runs[-1][1] if runs else term, None)
+        highest = max(runs[-1][1] if runs else term, self.votes_from.term)
+        if hard_state.term < highest:
+            # What shows it arrived before the term did; no vote was given in it.
+            hard_state = HardState(highest, None)
         return InitialState(
-            hard_state, index, term, last, runs, tuple(configurations), (base, term_of_base)
+            hard_state,
+            index,
+            term,
+            last,
+            runs,
+            tuple(configurations),
+            (base, term_of_base),
+            self.votes_from,
         )
 
 

@@ -15,6 +15,7 @@ A block without the line is run and not printed. `#` begins a comment. Every ste
     settle                                         deliver and write until nothing moves
     hold a   release a   write a [n]   fail-write a   disks; a held one writes only when told
     crash a [writes]                               so many of its waiting writes reach the disk
+    wipe a   take-part a from=3/2                  it lost its disk; an entry and its term
     propose a [n]   read a N   notify a   config a +b | ?b | -b   (voter, nonvoter, removed)
     transfer a [b]   cancel-transfer a   reload a heartbeat=500ms election=1s
     compact a INDEX [trailing=N]   closed a at b   cut a->b
@@ -38,9 +39,18 @@ from rafthttp.raft.core.ready import (
     VoteRequest,
 )
 from rafthttp.raft.errors import ConfigurationChangeError, RaftError
-from rafthttp.raft.types import Configuration, Server, ServerAddress, ServerID, State, Suffrage
+from rafthttp.raft.types import (
+    Configuration,
+    LogPosition,
+    Server,
+    ServerAddress,
+    ServerID,
+    State,
+    Suffrage,
+)
 from rafthttp.testing.coremember import (
     Answer,
+    Disk,
     Entry,
     Frame,
     Member,
@@ -247,6 +257,19 @@ class Dialogue:
 
     def _do_crash(self, args: list[str], _: dict[str, str]) -> None:
         self.net.crash(ServerID(args[0]), int(args[1]) if len(args) > 1 else 0)
+
+    def _do_wipe(self, args: list[str], _: dict[str, str]) -> None:
+        member = self._member(args[0])
+        if member.core is not None:
+            self.net.crash(member.id)
+        member.disk = Disk()
+
+    def _do_take_part(self, args: list[str], options: dict[str, str]) -> None:
+        member = self._member(args[0])
+        index, term = _pair(options["from"])
+        member.disk.votes_from = LogPosition(term, index)
+        member.live.take_part(member.disk.votes_from, self.net.now_ns)
+        self.net.settle(member)
 
     # -- clients
 

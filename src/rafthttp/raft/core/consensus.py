@@ -49,13 +49,30 @@ from rafthttp.raft.core.ready import (
     VoteRequest,
 )
 from rafthttp.raft.core.snapshots import Snapshots
-from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+from rafthttp.raft.types import Configuration, Index, LogPosition, ServerID, State, Term
 
 
 class Consensus(Snapshots):
     """One server's consensus (see the module's docstring for the caller's duties)."""
 
     __slots__ = ()
+
+    # -- a server that lost its state
+
+    def take_part(self, votes_from: LogPosition, now_ns: int) -> None:
+        """The cluster counts on nothing this server may have forgotten (ADR 9).
+
+        `votes_from` is the end of what the leader that said so had committed in its term; the
+        caller has it durable, for `InitialState`. Until this log reaches it there is no vote and no
+        campaign, and no leader of an older term is heard: one may be left that still counts this
+        server by an old configuration.
+        """
+        server = self._server
+        server.now_ns = now_ns
+        assert server.state is State.FOLLOWER, "it has taken no part"
+        server.votes_from = votes_from
+        if votes_from.term > server.term:
+            self._become_follower(votes_from.term, None)
 
     # -- inbound RPCs
 
@@ -115,6 +132,7 @@ class Consensus(Snapshots):
         transfer = leadership_transfer and server.members.latest.has_vote(candidate)
         if (
             server.disk.failed
+            or not server.may_vote()
             or term < server.term
             or (outsider and server.members.latest.get(candidate) is None)
             or (sticks_to_leader(server, candidate) and not transfer)

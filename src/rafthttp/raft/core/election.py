@@ -131,10 +131,12 @@ class EarlyCampaign:
 def may_campaign(server: Server) -> bool:
     """Whether this server may ask for votes: a member that votes, with a disk that works.
 
-    Not while a snapshot is about to replace its log: it would lead with entries that are no more.
+    Not before its log holds what it forgot: it may count by a configuration of long ago. Not while
+    a snapshot is about to replace its log: it would lead with entries that are no more.
     """
     return (
         server.members.may_campaign
+        and server.may_vote()
         and not server.disk.failed
         and not server.disk_is_late()
         and server.installing is None
@@ -173,6 +175,7 @@ def grants_pre_vote(
     """
     return (
         not server.disk.failed
+        and server.may_vote()
         and term > 0
         and term >= server.term
         and not sticks_to_leader(server, candidate)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+from rafthttp.raft.types import Configuration, Index, LogPosition, ServerID, State, Term
 
 RpcId: TypeAlias = int
 """Opaque handle of an inbound RPC, minted by the driver; each gets exactly one reply."""
@@ -63,7 +63,8 @@ class InitialState:
     `log_base`, ascending. `log_base` is index and term of an entry that all entries up to
     `last_index` follow: the snapshot's last one where None, or one before it where entries are kept
     behind the snapshot. `configurations` are (index, configuration) ascending: the last is the
-    latest, the one before it is committed (at most one may be uncommitted).
+    latest, the one before it is committed (at most one may be uncommitted). `votes_from` is what
+    the log must reach before this server votes (`Consensus.take_part`); the term is not behind it.
     """
 
     hard_state: HardState = HardState(0, None)  # noqa: RUF009 - immutable
@@ -73,6 +74,7 @@ class InitialState:
     term_runs: Sequence[tuple[Index, Term]] = ()
     configurations: Sequence[tuple[Index, Configuration]] = ()
     log_base: tuple[Index, Term] | None = None
+    votes_from: LogPosition = LogPosition(0, 0)  # noqa: RUF009 - immutable
 
 
 class Persist(NamedTuple):

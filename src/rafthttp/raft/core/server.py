@@ -19,7 +19,7 @@ from rafthttp.raft.core.ready import (
     VoteReply,
 )
 from rafthttp.raft.core.termruns import SizeWindow, TermRuns
-from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+from rafthttp.raft.types import Configuration, Index, LogPosition, ServerID, State, Term
 
 
 class Server:
@@ -51,6 +51,7 @@ class Server:
         "term",
         "unanswered_timeout_nows",
         "voted_for",
+        "votes_from",
     )
 
     def __init__(
@@ -70,6 +71,9 @@ class Server:
             self.log.append(term, end - first + 1)
         assert self.log.last_index == initial.last_index, "the runs reach the last entry"
         assert self.log.last_term <= self.term, "the term is not behind the log"
+        self.votes_from: LogPosition = initial.votes_from
+        """What the log must reach before this server votes: see `may_vote`."""
+        assert self.votes_from.term <= self.term, "the term is not behind it"
         self.sizes = SizeWindow(initial.last_index)
         self.disk = Durability(initial.last_index, self.term)
         self.snapshot_index = initial.snapshot_index
@@ -134,6 +138,16 @@ class Server:
         """Whether a log that ends so holds all that this one may have committed (Raft §5.4.1)."""
         log = self.log
         return (last_term, last_index) >= (log.last_term, log.last_index)
+
+    def may_vote(self) -> bool:
+        """Whether the log holds all that this server may have forgotten (ADR 9).
+
+        One that lost its state was removed by an entry at or before `votes_from`, which the leader
+        of that very term committed. A log that ends there or later, by term first, holds that entry
+        (Raft §5.3, Figure 3); the tail of a deposed leader, however long, has a lower term.
+        """
+        log = self.log
+        return LogPosition(log.last_term, log.last_index) >= self.votes_from
 
     def disk_is_late(self) -> bool:
         """Whether the oldest write has been pending for too long (S74)."""

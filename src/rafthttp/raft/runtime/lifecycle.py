@@ -1,6 +1,6 @@
-"""Two rare moments of a running server: its cluster begins, and it is removed from it.
+"""Rare moments of a running server: its cluster begins, counts on it no more, and removes it.
 
-Knows the driver's parts; neither is on anybody's way.
+Knows the driver's parts; none is on anybody's way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 from rafthttp.raft.errors import ConfigError, ShutdownError
 from rafthttp.raft.runtime.driver import Driver
-from rafthttp.raft.types import Configuration, LogType, ServerID
+from rafthttp.raft.runtime.plausible import check_numbers
+from rafthttp.raft.runtime.restart import VOTES_FROM, encode_votes_from
+from rafthttp.raft.storage.protocols import StableStore
+from rafthttp.raft.types import Configuration, LogPosition, LogType, ServerID
 from rafthttp.raft.wire.configuration import encode_configuration
 from rafthttp.raft.wire.entries import encode_log
 
@@ -31,6 +34,24 @@ def bootstrap_live(driver: Driver, configuration: Configuration, local_id: Serve
     record = encode_log(1, 1, LogType.CONFIGURATION, data, b"", time.time_ns())
     driver.core.bootstrap(configuration, len(record), driver.now_ns())
     driver.cache.append([record])
+    driver.wake()
+
+
+async def take_part(driver: Driver, stable_store: StableStore, votes_from: LogPosition) -> None:
+    """Note what the log must reach before a vote, durably; then take part (ADR 9).
+
+    Raises:
+        StorageError: it could not be noted; the server takes no part.
+        ProtocolError: no correct leader is there.
+        ShutdownError: definite.
+    """
+    if driver.closed:
+        raise ShutdownError("raft is shut down")
+    check_numbers(driver.core, votes_from.term, votes_from.index)
+    note = {VOTES_FROM: encode_votes_from(votes_from)}
+    await driver.disk.call(stable_store.set, note)
+    driver.core.take_part(votes_from, driver.now_ns())
+    driver.inbound.has_no_part = False
     driver.wake()
 
 

@@ -19,6 +19,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     LogBatch,
+    LogPosition,
     LogType,
     LogWrite,
     ServerID,
@@ -33,6 +34,10 @@ HARD_STATE: Final = b"HardState"
 
 CONFIGURATIONS: Final = b"Configurations"
 """msgpack [[index, configuration], …]: where to find them without a scan of the log."""
+
+VOTES_FROM: Final = b"VotesFrom"
+"""msgpack [term, index]: what the log must reach before this server votes, for one that lost its
+state (`Raft.take_part`). It stays: a log that has reached it is never behind it again."""
 
 _NUMBER_END: Final = 1 << 63
 """Behind the greatest term and index that a log store can keep."""
@@ -65,6 +70,30 @@ def decode_hard_state(data: bytes | None) -> HardState:
     return HardState(term, None if vote is None else ServerID(vote))
 
 
+def encode_votes_from(position: LogPosition) -> bytes:
+    """The stored form of what the log must reach before this server votes."""
+    return msgpack.packb([position.term, position.index])
+
+
+def decode_votes_from(data: bytes | None) -> LogPosition:
+    """Read what `encode_votes_from` wrote; nothing stored is (0, 0), which every log reaches.
+
+    Raises:
+        CorruptLogError: the value is not one of ours.
+    """
+    if data is None:
+        return LogPosition(0, 0)
+    try:
+        term, index = msgpack.unpackb(data)
+        if type(term) is not int or type(index) is not int:
+            raise TypeError
+        if not (0 <= term < _NUMBER_END and 0 <= index < _NUMBER_END):
+            raise ValueError
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptLogError("what the log must reach before a vote cannot be read") from error
+    return LogPosition(term, index)
+
+
 def encode_configurations(pairs: tuple[tuple[Index, Configuration], ...]) -> bytes:
     """The stored form of the (index, configuration) pairs."""
     return msgpack.packb([[i, encode_configuration(c)] for i, c in pairs])
@@ -95,6 +124,7 @@ def has_existing_state(
     """Whether these stores have ever taken part in a cluster."""
     return (
         stable_store.get(HARD_STATE) is not None
+        or stable_store.get(VOTES_FROM) is not None
         or log_store.last_index() > 0
         or (snapshot_store is not None and len(snapshot_store.list()) > 0)
     )
@@ -171,9 +201,10 @@ def load(
     base = (index, term) if first > index else (first, log_store.term_at(first))
     runs = log_store.term_runs(base[0] + 1, last) if last > base[0] else []
     hard_state = decode_hard_state(stable_store.get(HARD_STATE))
-    highest = max(runs[-1][1] if runs else base[1], term)
+    votes_from = decode_votes_from(stable_store.get(VOTES_FROM))
+    highest = max(runs[-1][1] if runs else base[1], term, votes_from.term)
     if hard_state.term < highest:
-        # The snapshot or the entries came before the term did; no vote was given in it.
+        # What shows it was written before the term was; no vote was given in it.
         hard_state = HardState(highest, None)
     configurations = _configurations(log_store, stable_store, max(first, 1), last)
     if snapshot is not None:
@@ -187,6 +218,7 @@ def load(
         log_base=base,
         term_runs=tuple(runs),
         configurations=tuple(configurations),
+        votes_from=votes_from,
     )
 
 

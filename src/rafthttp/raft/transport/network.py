@@ -30,7 +30,7 @@ from rafthttp.raft.transport.protocols import (
     Stream,
     StreamLayer,
 )
-from rafthttp.raft.types import Server, ServerAddress, ServerID
+from rafthttp.raft.types import LogPosition, Server, ServerAddress, ServerID
 from rafthttp.raft.wire.limits import DEFAULT_LIMITS, WireLimits
 from rafthttp.raft.wire.records import (
     APPEND_ENTRIES,
@@ -207,6 +207,13 @@ class NetworkTransport:
         if header is None or not header.id:
             raise RemoteError(answer.error or f"{address} answered without an id")
         return header
+
+    async def log_end(self, address: ServerAddress, timeout: float) -> LogPosition:
+        """A server's term and last index, asked by an AppendEntries of term 0: all refuse it."""
+        frame = self._encoder.encode(0, 0, 0, (), 0)
+        answer = await self._fresh_call(address, APPEND_ENTRIES, frame, timeout)
+        response = _response(answer, AppendEntriesResponse)
+        return LogPosition(response.term, response.last_log)
 
     async def probe(self, address: ServerAddress, timeout: float) -> bool:
         """Whether a fresh dial ends in a stream (`Transport`)."""

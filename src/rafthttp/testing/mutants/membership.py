@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.leadership import Leadership
 from rafthttp.raft.core.membership import Membership
+from rafthttp.raft.core.server import Server
 from rafthttp.raft.core.status import Status
-from rafthttp.raft.types import Configuration, Index
+from rafthttp.raft.types import Configuration, Index, LogPosition
 from rafthttp.testing.mutants.plant import Patch
 
 # pyright: reportPrivateUsage=false
@@ -68,7 +70,28 @@ def configuration_counts_late(patch: Patch) -> None:
     patch.set(Membership, "commit", commit_late)
 
 
+def votes_at_once(patch: Patch) -> None:
+    """ADR 9: who lost its state votes before its log holds its own removal."""
+
+    def may_vote(_self: Server) -> bool:
+        return True
+
+    patch.set(Server, "may_vote", may_vote)
+
+
+def hears_deposed_leaders(patch: Patch) -> None:
+    """ADR 9: who lost its state acknowledges entries of leaders older than its removal."""
+
+    def take_part(self: Consensus, votes_from: LogPosition, now_ns: int) -> None:
+        self._server.now_ns = now_ns
+        self._server.votes_from = votes_from
+
+    patch.set(Consensus, "take_part", take_part)
+
+
 PLANTS: Final = (
+    (votes_at_once, "lost_state", False),
+    (hears_deposed_leaders, "lost_state_deposed", False),
     (early_configuration, "concurrent_removals", True),
     (two_configurations, "configuration_change", True),
     (no_rollback, "truncated_configuration", False),

@@ -98,7 +98,7 @@ async def _serve(options: ServeOptions) -> None:
         )
         await node.start()
         try:
-            _collect_rarely()
+            collect_rarely()
             _check_has_a_cluster(node, options)
             await _serve_node(node, fsm, listener, options, serving)
         finally:
@@ -292,7 +292,7 @@ def _joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _collect_rarely() -> None:
+def collect_rarely() -> None:
     """Keep the cyclic garbage collector out of the way of requests; this process is all ours.
 
     What is there by now, a restored state included, stays as long as the process: the collector

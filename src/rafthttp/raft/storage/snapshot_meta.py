@@ -46,7 +46,7 @@ class StoredMeta(NamedTuple):
 def encode_meta(stored: StoredMeta) -> bytes:
     """The bytes of `meta.json`."""
     meta = stored.meta
-    return _sealed(
+    return sealed(
         {
             "format": FORMAT,
             "id": meta.id,
@@ -79,15 +79,24 @@ def decode_meta(data: bytes) -> StoredMeta:
         raise BrokenMetaError
     known = cast("dict[str, Any]", fields)
     known.pop("checksum", None)
-    if _sealed(known) != data:
-        raise BrokenMetaError
+    try:
+        if sealed(known) != data:
+            raise BrokenMetaError
+    except RecursionError:  # the writer of JSON gives up before the reader does
+        raise BrokenMetaError from None
     number = _typed(known.get("format"), int)
     if number > FORMAT:
         raise NewerFormatError(number)
     try:
-        return _stored(known)
+        stored = _stored(known)
     except (KeyError, TypeError, ValueError):
         raise BrokenMetaError from None
+    meta = stored.meta
+    if min(meta.index, meta.term, meta.configuration_index, meta.size) < 0:
+        raise BrokenMetaError
+    if encode_meta(stored) != data:  # another writer's: a true for a 1, a field too many
+        raise BrokenMetaError
+    return stored
 
 
 def _stored(fields: dict[str, Any]) -> StoredMeta:
@@ -112,7 +121,7 @@ def _stored(fields: dict[str, Any]) -> StoredMeta:
     return StoredMeta(meta, _typed(fields["state_sha256"], str))
 
 
-def _sealed(fields: dict[str, Any]) -> bytes:
+def sealed(fields: dict[str, Any]) -> bytes:
     """The one spelling of these fields, with their checksum."""
     checksum = hashlib.sha256(_spelled(fields)).hexdigest()
     return _spelled({**fields, "checksum": checksum}) + b"\n"

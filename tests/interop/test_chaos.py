@@ -31,7 +31,8 @@ pytestmark = pytest.mark.interop
 ClusterFactory = Callable[..., MixedCluster]
 
 WHOLE_LOG = ("p1", "g1")  # keep every entry; what was acknowledged is compared on these for good
-COMPACTING = ("p2", "g2")  # keep none behind a snapshot, so that a wiped follower needs it
+COMPACTING = ("p2", "g2")  # keep few entries behind a snapshot: a wiped follower needs it
+TRAILING_LOGS = 500  # enough for who is a moment behind
 
 
 class Chaos:
@@ -129,13 +130,20 @@ class Chaos:
         self.on_leader("remove", id=wiped.id)
         wiped.kill()
         wiped.wipe()
+        # Who was killed just now is to catch up with entries: those of `WHOLE_LOG` keep all.
+        end = leader.wait_serving()["last_index"]
+        for name in WHOLE_LOG:
+            self._wait_applied(self.cluster[name], end)
         # Go takes none while a configuration is the last thing applied: writes go on meanwhile.
         taken = self.on_leader("snapshot", by=leader)["index"]
         wiped.start(join=self.cluster.leader().address)
         self.cluster.wait_voter(wiped)
-        whole = f"{wiped.id} has applied entry {taken}"
-        eventually(lambda: wiped.wait_serving()["applied_index"] > taken, whole)
+        self._wait_applied(wiped, taken + 1)
         return bool(wiped.wait_serving()["first_index"] > taken)
+
+    def _wait_applied(self, member: Member, index: int) -> None:
+        applied = f"{member.id} has applied entry {index}"
+        eventually(lambda: member.wait_serving()["applied_index"] >= index, applied)
 
     def actions(self) -> Iterator[Callable[[], None]]:
         """For ever: every action once in either language, then again in another order."""
@@ -162,7 +170,7 @@ def tapped(make_cluster: ClusterFactory, directory: Path) -> Generator[tuple[Mix
             "pgpg", options={"snapshot_threshold": 1 << 40, "trailing_logs": 1 << 40}
         )
         for name in COMPACTING:
-            cluster[name].options["trailing_logs"] = 0
+            cluster[name].options["trailing_logs"] = TRAILING_LOGS
         put_behind_relays(cluster, taps)
         cluster.start_all()
         yield cluster, taps

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rafthttp.kv.access import JSONLine
 from rafthttp.kv.client import KVClient, ServiceError
 from rafthttp.kv.commands import KEY_SIZE_BYTES_MAX
 
@@ -411,3 +412,8 @@ def test_a_client_that_goes_away_in_its_body_harms_nobody(
                 assert (await client.get("/kv/half")).status_code == 404
 
     run(scenario)
+
+
+def test_names_that_are_no_unicode_can_be_told() -> None:
+    """An id off the wire is bytes; those that are no UTF-8 stand as lone surrogates."""
+    assert JSONLine({"id": "é\udcff"}).body == '{"id":"é\\udcff"}\n'.encode()

@@ -6,6 +6,7 @@ Knows ASGI scopes; nothing of what is guarded. The endpoint of the members guard
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, TypeAlias
@@ -25,8 +26,9 @@ class JSONLine(JSONResponse):
     """JSON that ends with a line feed, for people with a terminal."""
 
     def render(self, content: Any) -> bytes:
-        """The body."""
-        return super().render(content) + b"\n"
+        """The body. What is no Unicode in a member's name is told as JSON escapes it."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def error_response(

@@ -14,6 +14,7 @@ from zlib import crc32
 from rafthttp.raft.core.ready import HardState
 from rafthttp.raft.errors import CorruptLogError, ProtocolError
 from rafthttp.raft.runtime import restart
+from rafthttp.raft.runtime.install import check_snapshot_request
 from rafthttp.raft.storage import rows
 from rafthttp.raft.types import (
     Configuration,
@@ -26,6 +27,7 @@ from rafthttp.raft.types import (
 )
 from rafthttp.raft.wire.configuration import decode_configuration, encode_configuration
 from rafthttp.raft.wire.entries import decode_log, encode_log, entries_of
+from rafthttp.raft.wire.records import InstallSnapshotRequest, RPCHeader
 from rafthttp.testing.fuzzing.target import Target
 
 _COLUMNS: Final = ("first", "term", "entries", "head_crc", "data_crc", "sizes", "data")
@@ -129,6 +131,15 @@ def check_configuration(data: bytes) -> None:
         return
     again = decode_configuration(encode_configuration(configuration))
     assert again == configuration, "a configuration cannot be sent on"
+    request = InstallSnapshotRequest(
+        RPCHeader(3), 1, 3, ServerAddress("h:1"), 9, 2, None, data, 8, len(data)
+    )
+    try:
+        taken = check_snapshot_request(request)
+    except ProtocolError:
+        assert not configuration.voters, "a leader's snapshot is refused for nothing"
+        return
+    assert taken == configuration, "a snapshot comes with another configuration"
 
 
 def _rows() -> list[bytes]:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
+from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import CoreConfig, HardState
 from rafthttp.raft.types import (
     Configuration,
     Index,
+    LogPosition,
     Server,
     ServerAddress,
     ServerID,
@@ -209,11 +211,19 @@ class Cluster:
                     if core.can_change_configuration and len(core.configuration.voters) > 1:
                         leader.propose_configuration(core.configuration.without(server.id))
                         break
-                elif core.configuration_index <= core.commit_index:
+                elif core.configuration_index <= core.commit_index and self._leads_on(core):
                     server.wiped = None
-                    server.votes_from = core.configuration_index
                     server.start()
+                    server.take_part(LogPosition(core.term, core.commit_index))
         self.world.after(20 * MS, self.release_wiped)
+
+    def _leads_on(self, core: Consensus) -> bool:
+        """Whether a quorum would say so now, and what it has committed is of its term."""
+        voters = [self.processes[voter.id].core for voter in core.configuration.voters]
+        heard = sum(voter is not None and voter.term <= core.term for voter in voters)
+        return (
+            heard >= core.configuration.quorum_size and core.term_at(core.commit_index) == core.term
+        )
 
     # -- the run
 

@@ -34,10 +34,6 @@ def receive(
     if isinstance(body, Probe):
         network.reply_to_probe(message)
         return
-    if isinstance(body, VoteRequest) and not server.may_vote:
-        # Somebody removed long ago may still count on the vote that this server could give before
-        # it forgot everything. Its log refuses him again once it holds its own removal (ADR 9).
-        return
     server.rpcs[number] = message
     match body:
         case Frame(ask, entries):

@@ -21,7 +21,7 @@ from rafthttp.raft.core.ready import (
     SendSnapshot,
     Seq,
 )
-from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
+from rafthttp.raft.types import Configuration, Index, LogPosition, ServerID, State, Term
 from rafthttp.testing.coremember import (
     ENTRY_BYTES,
     Disk,
@@ -74,8 +74,6 @@ class Process:
         self.paused_until_ns = 0
         self.wiped: Disk | None = None
         """What the disk held when it was wiped, until no configuration counts on it."""
-        self.votes_from: Index = 0
-        """The entry that removed it after it lost its disk: it votes once it holds that again."""
         self._timer_ns = 0
         # The RPC of the snapshot being taken in, and whether it may be visible already.
         self._installing: tuple[RpcId, bool] | None = None
@@ -106,8 +104,9 @@ class Process:
     @property
     def may_vote(self) -> bool:
         """Whether it holds its own removal again, or was never wiped."""
-        return self.votes_from == 0 or (
-            self.core is not None and self.core.durable_index >= self.votes_from
+        core, votes_from = self.core, self.disk.votes_from
+        return votes_from.term == 0 or (
+            core is not None and LogPosition(core.last_term, core.last_index) >= votes_from
         )
 
     def holds(self, index: Index, entry: Entry) -> bool:
@@ -168,6 +167,12 @@ class Process:
         self.wiped = self.disk
         self.device.wipe()
         self.cluster.release_wiped()
+
+    def take_part(self, votes_from: LogPosition) -> None:
+        """It was wiped, and nobody counts on what it held; that is noted first."""
+        self.disk.votes_from = votes_from
+        self.live.take_part(votes_from, self.local_ns())
+        self.turn()
 
     @staticmethod
     def _state_of(snapshot: Snapshot) -> Machine:

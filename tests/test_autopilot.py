@@ -115,6 +115,7 @@ def test_min_quorum_is_kept() -> None:
     ],
 )
 def test_who_is_promoted(kind: str, stable_for: float | None, promoted: bool) -> None:
+    """S59: who cannot be reached is staged, and gets no vote that would put the quorum at risk."""
     joiner = replace(server(2, kind), stable_for=stable_for)
     decision = decide(CLEANS, [server(1, "v+"), joiner])
     assert decision == (Promote(joiner) if promoted else None)

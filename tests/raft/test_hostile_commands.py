@@ -25,6 +25,7 @@ FAILURES: dict[bytes, Exception] = {
     b"ended": StopIteration("the iterator is empty"),
     b"ended async": StopAsyncIteration(),
     b"untold": UntoldError(),
+    b"timeout": TimeoutError(),
     b"recursion": RecursionError(),
     b"memory": MemoryError(),
     b"several": ExceptionGroup("two", [KeyError(1), ValueError(2)]),

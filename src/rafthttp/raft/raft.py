@@ -462,6 +462,8 @@ class Raft(RaftReads):
             async with asyncio.timeout_at(deadline):
                 return await future
         except TimeoutError:
+            if not future.cancelled():
+                return future.result()  # in the very turn; or a TimeoutError of the state machine
             queued = self._driver.pending.is_queued(future)
             raise TimedOutError(
                 f"not applied within {timeout:g} s",

@@ -98,6 +98,11 @@ def holds_upgrade(data: bytes) -> bool:
     return False
 
 
+def is_id(raw: bytes) -> bool:
+    """Whether this may be a server's id."""
+    return _ID.fullmatch(raw) is not None
+
+
 def is_address(raw: bytes) -> bool:
     """Whether this is `HOST:PORT`, as the members' endpoint takes it."""
     found = _ADDRESS.fullmatch(raw)
@@ -248,7 +253,7 @@ def check_outcome(octets: bytes, outcome: Outcome) -> None:
     for kind, name, address in outcome.changes:
         if kind == "forward":
             continue
-        assert _ID.fullmatch(name.encode()), (kind, name)
+        assert is_id(name.encode()), (kind, name)
         assert kind == "leave" or is_address(address.encode()), (kind, address)
         wanted = unquote_to_bytes(octets.replace(b"+", b" "))
         assert name.encode() in wanted, "an id that nobody named"

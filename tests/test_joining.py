@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import cast
 
 import pytest
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from rafthttp import (
     ServerAddress,
     ServerID,
 )
+from rafthttp.http.layer import Layer
 from rafthttp.joining import LEFT, Membership, join_target
 from rafthttp.raft.status import LatestConfiguration
 from rafthttp.raft.storage.memory import MemoryStore
@@ -147,6 +149,27 @@ async def test_a_404_makes_one_think_of_the_path() -> None:
         assert "answered 404" in (n2.join_error or "")
         assert "no members' endpoint is at /raft there" in (n2.join_error or "")
         assert "--path" in (n2.join_error or "")
+
+
+class BrokenLayer:
+    """Fails in a way that nobody foresaw."""
+
+    address = ServerAddress("n1:1")
+    cluster_id = None
+
+    async def dial(self, _address: ServerAddress, _timeout: float) -> None:
+        raise RuntimeError("a bug")
+
+
+@in_loop
+async def test_an_end_that_nobody_foresaw_is_told() -> None:
+    """A node that stopped asking, without a word, would wait for ever for others to add it."""
+    membership = Membership(ServerID("n1"), MemoryStore(), ["n2:1"])
+    with pytest.raises(RuntimeError):
+        await membership.join(
+            cast("Layer", BrokenLayer()), 1.0, None, lambda: configuration(0, "n2")
+        )
+    assert membership.error == "asks no more to be added, after a bug: RuntimeError('a bug')"
 
 
 def counted(member: Node) -> bool:

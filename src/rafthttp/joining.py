@@ -128,7 +128,11 @@ class Membership:
             others = [s.address for s in latest().configuration if s.id != self._id]
             return [*self.targets, *(a for a in others if a not in self.targets)]
 
-        await join(layer, self._id, targets, timeout, self._on_error, on_released)
+        try:
+            await join(layer, self._id, targets, timeout, self._on_error, on_released)
+        except Exception as error:  # the task's end, which nobody awaits before the node's
+            self._on_error(f"asks no more to be added, after a bug: {error!r}")
+            raise
         self.is_joining, self.error, self._left_index = False, None, 0
         _log.info("%s: a member of cluster %s", self._id, layer.cluster_id)
         values: dict[bytes, bytes | None] = {PENDING_JOIN: None, LEFT: None}

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from rafthttp.testing.mutants import MUTANTS, Mutant, planted
-from rafthttp.testing.mutants.hunt import SEEDS_MAX, caught_by_dialogue, caught_by_simulator
+from rafthttp.testing.mutants.hunt import (
+    SEEDS_MAX,
+    caught_by_dialogue,
+    caught_by_replicas,
+    caught_by_simulator,
+)
 
 TESTDATA = Path(__file__).parent / "testdata"
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -20,7 +25,7 @@ BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 def test_there_are_many_and_each_is_hunted() -> None:
     assert len(MUTANTS) >= 30
     assert len(BY_NAME) == len(MUTANTS)
-    assert all(mutant.dialogue is not None or mutant.simulated for mutant in MUTANTS)
+    assert all(m.dialogue is not None or m.simulated or m.replicated for m in MUTANTS)
     assert sum(mutant.simulated for mutant in MUTANTS) >= 15
     assert all(mutant.rule for mutant in MUTANTS)
 
@@ -33,6 +38,13 @@ def test_dialogues_catch(mutant: Mutant) -> None:
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.simulated], ids=lambda m: m.name)
 def test_the_simulator_catches(mutant: Mutant) -> None:
     assert caught_by_simulator(mutant, range(SEEDS_MAX)) is not None
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.replicated], ids=lambda m: m.name)
+def test_replicas_of_a_state_machine_catch(mutant: Mutant) -> None:
+    told = caught_by_replicas(mutant)
+    assert told is not None
+    assert "is not deterministic" in told
 
 
 @pytest.mark.parametrize(

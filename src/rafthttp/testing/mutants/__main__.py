@@ -10,7 +10,12 @@ import sys
 from pathlib import Path
 
 from rafthttp.testing.mutants import MUTANTS
-from rafthttp.testing.mutants.hunt import SEEDS_MAX, caught_by_dialogue, caught_by_simulator
+from rafthttp.testing.mutants.hunt import (
+    SEEDS_MAX,
+    caught_by_dialogue,
+    caught_by_replicas,
+    caught_by_simulator,
+)
 
 
 def main() -> int:
@@ -22,7 +27,7 @@ def main() -> int:
     caught = 0
     for mutant in MUTANTS:
         by: list[str] = []
-        needed = (mutant.dialogue is not None) + mutant.simulated
+        needed = (mutant.dialogue is not None) + mutant.simulated + mutant.replicated
         if mutant.dialogue is not None:
             text = (options.dialogues / f"{mutant.dialogue}.txt").read_text()
             if caught_by_dialogue(mutant, text):
@@ -31,6 +36,10 @@ def main() -> int:
             found = caught_by_simulator(mutant, range(options.seeds))
             if found is not None:
                 by.append(f"seed {found.seed}: {found.text[:60]}")
+        if mutant.replicated:
+            told = caught_by_replicas(mutant)
+            if told is not None:
+                by.append(f"replicas: {told[:70]}")
         caught += len(by) == needed
         verdict = "caught" if len(by) == needed else "ALIVE "
         sys.stdout.write(f"{verdict} {mutant.name:32} {'; '.join(by)}\n")

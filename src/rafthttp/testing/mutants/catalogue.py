@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rafthttp.testing.mutants import elections, membership, replication, storage
+from rafthttp.testing.mutants import elections, membership, replication, sessions, storage
 from rafthttp.testing.mutants.plant import Mutant
 
 MUTANTS: Final = tuple(
@@ -15,4 +15,7 @@ MUTANTS: Final = tuple(
         *storage.PLANTS,
         *membership.PLANTS,
     )
+) + tuple(
+    Mutant(plant.__name__, plant, None, simulated=False, replicated=True)
+    for plant in sessions.PLANTS
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from rafthttp.raft.core import consensus, election, leadership
@@ -202,6 +203,19 @@ def no_promise(patch: Patch) -> None:
     patch.set(Server, "is_promised_to_another", is_promised_to_another)
 
 
+def lease_beside_early_campaign(patch: Patch) -> None:
+    """Thesis §6.4.1: a voter whose leader's streams close campaigns though a lease rests on it."""
+    original = Consensus.on_stream_closed
+
+    def on_stream_closed(self: Consensus, peer: ServerID, now_ns: int) -> None:
+        server = self._server
+        config, server.config = server.config, replace(server.config, early_campaign=True)
+        original(self, peer, now_ns)
+        server.config = config
+
+    patch.set(Consensus, "on_stream_closed", on_stream_closed)
+
+
 PLANTS: Final = (
     (minority, "election", True),
     (half_is_a_quorum, "configuration_change", True),
@@ -220,4 +234,5 @@ PLANTS: Final = (
     (reads_without_a_round, "reads", False),
     (lease_outlives_the_promise, "leases", False),
     (no_promise, "lease_promise", False),
+    (lease_beside_early_campaign, "lease_early", False),
 )

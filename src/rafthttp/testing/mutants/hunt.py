@@ -7,8 +7,11 @@ from typing import Final
 
 from rafthttp.testing.dialogue import run_dialogue
 from rafthttp.testing.mutants.plant import Mutant, planted
+from rafthttp.testing.mutants.sessions import count_in_sessions, repeated_commands
 from rafthttp.testing.sim.cluster import Cluster
-from rafthttp.testing.sim.runs import EVENTS, Failure
+from rafthttp.testing.sim.runs import Failure
+from rafthttp.testing.sim.schedule import EVENTS
+from rafthttp.testing.simulating import simulate
 
 SEEDS_MAX: Final = 400
 
@@ -25,6 +28,21 @@ def caught_by_dialogue(mutant: Mutant, told: str) -> bool:
             return run_dialogue(told) != told
         except (AssertionError, IndexError, KeyError):
             return True
+
+
+def caught_by_replicas(mutant: Mutant) -> str | None:
+    """How the replicas of a state machine differ with this bug, None where they agree.
+
+    Raises:
+        AssertionError: they differ without the bug already.
+    """
+    simulate(count_in_sessions, repeated_commands, seeds=3)
+    with planted(mutant):
+        try:
+            simulate(count_in_sessions, repeated_commands)
+        except AssertionError as error:
+            return str(error)
+    return None
 
 
 def caught_by_simulator(mutant: Mutant, seeds: Iterable[int]) -> Failure | None:

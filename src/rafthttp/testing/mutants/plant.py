@@ -31,12 +31,14 @@ class Mutant(NamedTuple):
 
     `dialogue`: the scripted schedule that must catch it, where one does.
     `simulated`: whether the simulator must.
+    `replicated`: whether `rafthttp.testing.simulate` must, with a state machine in sessions.
     """
 
     name: str
     plant: Callable[[Patch], None]
     dialogue: str | None
     simulated: bool
+    replicated: bool = False
 
     @property
     def rule(self) -> str:

@@ -103,6 +103,7 @@ class DiskStore(MemoryStore):
     def __init__(self, disk: Disk) -> None:
         super().__init__()
         self.is_poisoned = False
+        self._writing = False
         self._disk = disk
 
     @property
@@ -112,6 +113,9 @@ class DiskStore(MemoryStore):
 
     def set(self, values: Mapping[bytes, bytes | None]) -> None:
         """Durable on return, or not (`StableStore`)."""
+        if self._writing:  # `MemoryStore.write` ends here: it is that same write
+            super().set(values)
+            return
         fails = self._disk.check()
         super().set(values)
         if fails:
@@ -120,8 +124,11 @@ class DiskStore(MemoryStore):
     def write(self, writes: Sequence[LogWrite]) -> None:
         """Durable on return, or not (`LogStore`)."""
         fails = self._disk.check()
-        # `super().write` ends in `self.set`: that is the same write.
-        super().write(writes)
+        self._writing = True
+        try:
+            super().write(writes)
+        finally:
+            self._writing = False
         if fails:
             raise StorageError("the simulated disk failed behind the write")
 

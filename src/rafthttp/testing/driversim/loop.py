@@ -18,8 +18,8 @@ from typing import Any, Final, TypeVar, cast
 
 _T = TypeVar("_T")
 
-# Callbacks at one instant of virtual time, at most: more is a loop that does not come to rest.
-INSTANT_STEPS_MAX: Final = 200_000
+# Passes at one instant of virtual time, at most: more is a loop that does not come to rest.
+INSTANT_STEPS_MAX: Final = 100_000
 # A timer is that much late: rounded to whole nanoseconds, its time must have come.
 _TICK_SECONDS: Final = 2e-9
 

@@ -207,9 +207,12 @@ class VirtualTransport(asyncio.Transport):
         network, peer = self.network, self.peer
         if peer is None:
             return
-        while self._outgoing and self._flight_bytes + peer._inbox_bytes < network.window_bytes:
+        while self._outgoing:
+            room = network.window_bytes - self._flight_bytes - peer._inbox_bytes
+            if room <= 0:
+                break
             data = self._outgoing.popleft()
-            piece = data[: network.cut(len(data))]
+            piece = data[: min(network.cut(len(data)), room)]
             if len(piece) < len(data):
                 self._outgoing.appendleft(data[len(piece) :])
             self._outgoing_bytes -= len(piece)
@@ -359,7 +362,7 @@ class VirtualNetwork:
     def cut(self, size: int) -> int:
         """How much of `size` bytes goes in one piece."""
         if self.cuts == "whole" or size == 1 or (self.cuts == "mixed" and self._rng.random() < 0.7):
-            return min(size, self.window_bytes)
+            return size
         self.seen["cut"] += 1
         return 1 + self._rng.randrange(min(size, 64 if self.cuts == "pieces" else size))
 

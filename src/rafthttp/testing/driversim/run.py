@@ -42,9 +42,9 @@ from rafthttp.testing.sim.faults import Faults
 TIMEOUT: Final = 0.1
 """Election timeout, virtual seconds; as in the other simulator, whose fault rates count on it."""
 HARM_SECONDS: Final = 2.0
-HEAL_SECONDS: Final = 10.0
-"""A hundred election timeouts: a transport's timeout is ten of them, and a peer that was cut off
-may have to wait for one twice."""
+HEAL_SECONDS: Final = 25.0
+"""Within which a cluster must be whole again. Most need a second; where a snapshot's stream was
+left half-open its sender waits for 10 s (`runtime.send_snapshot`), and that may happen twice."""
 _STOP_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.01
 _MARKER_KEY: Final = -2

@@ -10,7 +10,7 @@ leader that says nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -96,8 +96,7 @@ def test_a_hung_disk_costs_leadership_in_time(cluster: ServeServers) -> None:
         eventually(lambda: not old.leads(), "the leader steps down")
         # And half a second for asking, on a busy machine.
         assert time.monotonic() - begin < 2 * DEFAULTS.election_timeout + 0.5
-        new = eventually(lambda: next((s for s in others if s.leads()), None), "another leads")
-        assert put(cluster, new, "after", b"v").status_code == 204
+        put_at_last(cluster, others, "after")
         assert answer.result(30).status_code in (204, 503, 504)
     old.trouble = replace(old.trouble, disk_hangs=False)
     cluster.wait_until_whole()
@@ -111,34 +110,57 @@ def test_past_the_bound_the_others_take_over(cluster: ServeServers) -> None:
     links to them are cut: what is written now reaches nobody. 3. The disks go on, the answer
     comes, and the leader blocks with writes pending. 4. The others elect. 5. It wakes up.
     """
+    # All of 2 has half a second, which a busy machine may not give.
+    assert any(pending_ends_as_unknown(cluster, f"{number}-") for number in range(4))
+
+
+def pending_ends_as_unknown(cluster: ServeServers, prefix: str) -> bool:
+    """False: the leader gave up before all was proposed."""
     old = leader_of(cluster)
-    term = term_of(cluster, old)
     others = [server for server in cluster.servers if server is not old]
     old.trouble = replace(old.trouble, apply_blocks=PAST_SECONDS)
-    assert put(cluster, old, "before", b"v").status_code == 204
-    before = last_index(cluster, old)
+    put_at_last(cluster, [old], prefix + "before")
+    term, before = term_of(cluster, old), last_index(cluster, old)
+    keys = [f"{prefix}{number}" for number in range(WRITES)]
     with ThreadPoolExecutor(WRITES + 1) as pool:
         for server in others:
             server.trouble = replace(server.trouble, disk_hangs=True)
-        blocking = pool.submit(put, cluster, old, "blocking", BLOCKS)
+        blocking = pool.submit(put, cluster, old, prefix + "blocking", BLOCKS)
         eventually(lambda: last_index(cluster, old) > before, "what blocks is proposed")
         cluster.network.cut([(old.number, server.number) for server in others])
-        pending = {f"k{n}": pool.submit(put, cluster, old, f"k{n}", b"v") for n in range(WRITES)}
-        eventually(lambda: last_index(cluster, old) > before + WRITES, "all are proposed")
+        pending = [pool.submit(put, cluster, old, key, b"v") for key in keys]
+        begin = time.monotonic()
+        while last_index(cluster, old) <= before + WRITES and time.monotonic() < begin + 1.0:
+            pass
+        proposed = last_index(cluster, old) == before + 1 + WRITES and term_of(cluster, old) == term
         for server in others:
             server.trouble = replace(server.trouble, disk_hangs=False)
-        new = eventually(lambda: next((s for s in others if s.leads()), None), "another leads")
-        assert term_of(cluster, new) > term
-        assert put(cluster, new, "of-the-new", b"v").status_code == 204
+        put_at_last(cluster, others, prefix + "of-the-new")
         cluster.network.heal()
-        for key, answered in pending.items():
-            answer = answered.result(30)
-            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown"), key
-        assert blocking.result(30).status_code in (204, 504)
+        answers = [each.result(30) for each in pending]
+        assert blocking.result(30).status_code in (204, 503, 504)
     cluster.wait_until_whole()
-    put(cluster, leader_of(cluster), "last", b"v")
-    for key, found in [("before", 200), ("of-the-new", 200), *((key, 404) for key in pending)]:
-        assert cluster.http.get(f"http://{old.address}/kv/{key}").status_code == found, key
+    put_at_last(cluster, cluster.servers, prefix + "last")
+    if not proposed:
+        return False
+    assert term_of(cluster, old) > term
+    for answer in answers:
+        assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
+    for key in ("before", "of-the-new"):
+        assert cluster.http.get(f"http://{old.address}/kv/{prefix}{key}").status_code == 200
+    for key in keys:
+        assert cluster.http.get(f"http://{old.address}/kv/{key}").status_code == 404
+    return True
+
+
+def put_at_last(cluster: ServeServers, among: Sequence[Server], key: str) -> None:
+    """Write at whoever of them leads; leadership may change on a busy machine."""
+
+    def attempt() -> bool:
+        leading = next((server for server in among if server.leads()), None)
+        return leading is not None and put(cluster, leading, key, b"v").status_code == 204
+
+    eventually(attempt, f"{key} is written")
 
 
 def last_index(cluster: ServeServers, server: Server) -> int:

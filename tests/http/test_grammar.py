@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rafthttp.http import grammar
 from rafthttp.raft.errors import ConfigError
+from rafthttp.raft.types import LogPosition
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,16 @@ def test_paths_that_do_not_pass(text: str) -> None:
 def test_operations_that_do_not_pass(text: str) -> None:
     with pytest.raises(ValueError, match="operation"):
         grammar.parse_operation(text)
+
+
+def test_positions() -> None:
+    assert grammar.parse_position("3/17") == LogPosition(3, 17)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "3/", "/3", "0/1", "1/0", "03/1", "-1/2", "1/2/3", "1/2\n", "²/1", "1/" + "9" * 19],
+)
+def test_positions_that_do_not_pass(text: str) -> None:
+    with pytest.raises(ValueError, match="TERM/INDEX"):
+        grammar.parse_position(text)

@@ -22,10 +22,12 @@ from rafthttp.raft.errors import (
     Outcome,
     PeerUnreachableError,
     RaftHttpError,
+    RemoteError,
     ShutdownError,
     TimedOutError,
     UnknownLeaderError,
 )
+from rafthttp.raft.transport.protocols import NO_STATE
 from rafthttp.raft.types import (
     Configuration,
     Index,
@@ -520,5 +522,42 @@ def test_the_timeout_bounds_a_change_before_its_own_deadline() -> None:
         raft.identify = identify  # type: ignore[method-assign] # the timeout is what is tested
         await answered(raft, change, timeout=4.0)
         assert seconds[0] <= 2.0
+
+    asyncio.run(main())
+
+
+# -- a release: see also tests/test_released.py
+
+
+async def release(raft: ModelRaft, server: Server) -> LogPosition | None:
+    deadline = asyncio.get_running_loop().time() + 5
+    change = ChangeRequest(ChangeKind.RELEASE, server.id, server.address, deadline=deadline)
+    await answered(raft, change)
+    return await change.wait()
+
+
+def test_a_stranger_is_released_with_what_a_quorum_confirms() -> None:
+    raft = ModelRaft()
+
+    async def main() -> None:
+        assert await release(raft, N3) == LogPosition(3, raft.commit_index)
+        assert names(raft) == ["verify_leader", "committed_in_term"]
+
+    asyncio.run(main())
+
+
+def test_a_member_without_state_is_removed_and_released_with_that() -> None:
+    """S62."""
+    raft = ModelRaft(N1, N2)
+
+    async def lost() -> None:
+        raise RemoteError(NO_STATE)
+
+    async def main() -> None:
+        raft.hooks["identify"] = lost
+        index = raft.latest.index
+        assert await release(raft, N2) == LogPosition(3, index + 1)
+        assert names(raft) == ["verify_leader", "identify", "remove_server", "committed_in_term"]
+        assert raft.latest.configuration.get(N2.id) is None
 
     asyncio.run(main())

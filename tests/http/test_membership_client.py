@@ -16,7 +16,7 @@ from rafthttp.http.layer import Layer
 from rafthttp.http.membership import ChangeKind
 from rafthttp.http.membership_client import change_membership
 from rafthttp.raft.errors import ConfigError, DifferentLeaderError, MembershipError
-from rafthttp.raft.types import Leader, ServerAddress, ServerID
+from rafthttp.raft.types import Leader, LogPosition, ServerAddress, ServerID
 from rafthttp.testing.http import RawConnection, ServerKind, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -111,6 +111,37 @@ def test_a_leave_deletes(on_loop: ServerKind) -> None:
             layer = Layer("/raft", "127.0.0.1:9", Handler(), dial_tcp())
             assert await layer.leave(ServerID("n2"), member.address, 5.0) is None
         assert member.heads[0].startswith("DELETE /raft?id=n2 HTTP/1.1\r\n")
+
+    on_loop.run(main)
+
+
+@pytest.mark.parametrize(
+    ("headers", "released"), [((b"Raft-Released: 3/17",), LogPosition(3, 17)), ((), None)]
+)
+def test_a_release_tells_who_made_it_and_from_where_on_to_vote(
+    on_loop: ServerKind, headers: tuple[bytes, ...], released: LogPosition | None
+) -> None:
+    """S62: a member in Go answers a leave, and tells nothing."""
+
+    async def main() -> None:
+        leader, follower = Member(answer(200, b"", *headers)), Member(b"")
+        async with members(leader, follower):
+            follower.script = [redirect(f"http://{leader.address}/raft?anything=else")]
+            layer = Layer("/raft", "127.0.0.1:9", Handler(), dial_tcp())
+            changed = await layer.release(ServerID("n9"), ServerAddress(follower.address), 5.0)
+        assert changed == (leader.address, None, released)
+        assert leader.heads[0].startswith("DELETE /raft?id=n9&address=127.0.0.1%3A9 HTTP/1.1\r\n")
+
+    on_loop.run(main)
+
+
+def test_a_release_that_tells_nonsense_is_none(on_loop: ServerKind) -> None:
+    async def main() -> None:
+        member = Member(answer(200, b"", b"Raft-Released: 3"))
+        async with members(member):
+            layer = Layer("/raft", "127.0.0.1:9", Handler(), dial_tcp())
+            with pytest.raises(MembershipError, match="TERM/INDEX"):
+                await layer.release(ServerID("n9"), ServerAddress(member.address), 5.0)
 
     on_loop.run(main)
 

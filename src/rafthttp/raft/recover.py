@@ -144,8 +144,10 @@ def _recover(
     target = Target(snapshot_store, index, term, configuration, index)
     meta = snapshot_bytes.persist(target, fsm.snapshot(), Progress(index))
     restart.reset_log(log_store, stable_store, meta)
-    # Of what counts from now on, this log holds everything.
-    stable_store.set({restart.VOTES_FROM: None})
+    if stable_store.get(restart.VOTES_FROM) is not None:
+        # Of what counts from now on, this log holds everything. After a crash before this, a server
+        # that was released and had not caught up does not vote until it is recovered once more.
+        stable_store.set({restart.VOTES_FROM: None})
     return Recovered(index, term, index - state.snapshot_index, meta.size)
 
 

@@ -15,8 +15,12 @@ from rafthttp.raft.errors import CorruptLogError, StorageError
 from rafthttp.raft.runtime.restart import (
     CONFIGURATIONS,
     HARD_STATE,
+    VOTES_FROM,
     decode_hard_state,
+    decode_votes_from,
     encode_hard_state,
+    encode_votes_from,
+    has_existing_state,
     load,
 )
 from rafthttp.raft.runtime.snapshot_bytes import restore as restore_state
@@ -27,6 +31,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     LogBatch,
+    LogPosition,
     LogType,
     LogWrite,
     Server,
@@ -119,6 +124,29 @@ def test_the_term_is_not_behind_the_snapshot_and_no_vote_is_invented() -> None:
     assert state.hard_state == HardState(4, None)
     state, _ = start(log_of(1, [1, 1], hard=9), snapshots)
     assert state.hard_state == HardState(9, ServerID("a"))
+
+
+def test_what_a_released_server_must_reach_is_kept_and_its_term_counts() -> None:
+    """S62: the note is durable before any term is; the term is not behind it, and it is state."""
+    store = MemoryStore()
+    assert not has_existing_state(store, store, None)
+    store.set({VOTES_FROM: encode_votes_from(LogPosition(7, 12))})
+    assert has_existing_state(store, store, None)
+    state, _ = start(store, None)
+    assert state.votes_from == LogPosition(7, 12)
+    assert state.hard_state == HardState(7, None)
+    later = log_of(1, [7, 9])
+    later.set({VOTES_FROM: encode_votes_from(LogPosition(7, 12))})
+    assert start(later, None)[0].hard_state == HardState(9, ServerID("a"))
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\xc1", [1], [1, 2, 3], [-1, 2], [1, 1 << 63], ["1", 2], [True, 2], 5]
+)
+def test_a_note_of_what_to_reach_that_cannot_be(value: object) -> None:
+    data = value if isinstance(value, bytes) else msgpack.packb(value)
+    with pytest.raises(CorruptLogError, match="must reach before a vote"):
+        decode_votes_from(data)
 
 
 def test_a_gap_between_snapshot_and_log_is_refused() -> None:

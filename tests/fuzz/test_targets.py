@@ -6,6 +6,7 @@ promise of the target whose directory it is in.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -46,6 +47,15 @@ def endpoint() -> Iterator[Endpoint]:
     made = Endpoint()
     yield made
     made.close()
+
+
+def test_an_endpoint_that_is_closed_leaves_the_logs_as_they_were() -> None:
+    logs = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "rafthttp.http")]
+    levels = [log.level for log in logs]
+    made = Endpoint()
+    assert not logs[2].isEnabledFor(logging.WARNING)
+    made.close()
+    assert [log.level for log in logs] == levels
 
 
 def check(target: Target, data: bytes, endpoint: Endpoint) -> None:

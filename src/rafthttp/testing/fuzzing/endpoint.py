@@ -28,6 +28,7 @@ from rafthttp.testing.fuzzing.pipe import Pipe
 from rafthttp.testing.fuzzing.target import Target, choices, cut
 from rafthttp.testing.http import RecordingReceiver
 
+_LOUD: Final = ("uvicorn", "uvicorn.error", "rafthttp.http")
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3})[ \r]")
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2
 _REQUEST_LINE: Final = re.compile(rb"GET [\x21-\xff]+ HTTP/1\.1")
@@ -122,9 +123,10 @@ class Endpoint:
     """One handler, and each way to serve it, on one event loop."""
 
     def __init__(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        logging.getLogger("rafthttp.http").setLevel(logging.CRITICAL)
+        # What they say of hostile input is no news here; the process may hold others who listen.
+        self._levels = {name: logging.getLogger(name).level for name in _LOUD}
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._errors: list[str] = []
         self._changes: list[tuple[str, str, str]] = []
         self._receivers: list[RecordingReceiver] = []
@@ -132,8 +134,10 @@ class Endpoint:
         self._runner.get_loop().set_exception_handler(self._failed)
 
     def close(self) -> None:
-        """Let go of the loop."""
+        """Let go of the loop, and let the logs speak again."""
         self._runner.close()
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
     def run(self, server: str, pieces: list[bytes]) -> Outcome:
         """What a connection that sends these pieces, and then goes away, comes to."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from rafthttp.raft.types import LogType, ServerAddress, ServerID
+from rafthttp.raft.types import Log, LogType, ServerAddress, ServerID
 from rafthttp.raft.wire.entries import encode_log
 from rafthttp.raft.wire.records import (
     AppendEntriesRequest,
@@ -275,7 +275,7 @@ def vote(term: int, last: int = 0, last_term: int = 0) -> RequestVoteRequest:
 
 def with_entry(kind: LogType, data: bytes, term: int = 1) -> AppendEntriesRequest:
     record = encode_log(1, term, kind, data, b"", None)
-    return append(9)._replace(entries=Entries(1, [term], [kind], [data], [record]))
+    return append(9)._replace(entries=Entries(1, [term], [Log(1, term, kind, data)], [record], []))
 
 
 def snapshot(configuration: bytes, size: int = 0, term: int = 1) -> InstallSnapshotRequest:

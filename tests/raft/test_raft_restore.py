@@ -179,6 +179,7 @@ async def test_what_is_short_or_long_of_its_size_changes_nothing() -> None:
 async def test_a_restore_given_up_while_it_copies_changes_nothing() -> None:
     async with cluster_of(3) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         source = Held(state_of(b"x"))
         with pytest.raises(TimedOutError) as caught:
             await leader.restore(meta_of(state_of(b"x")), source, timeout=0.05)

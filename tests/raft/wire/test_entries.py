@@ -95,8 +95,8 @@ def test_columns_of_stored_records() -> None:
     entries = entries_of(records)
     assert entries.first == 7
     assert entries.terms == [2, 2, 3]
-    assert entries.types == [LogType.COMMAND, LogType.COMMAND, LogType.NOOP]
-    assert entries.data == [b"a", b"bb", b""]
+    assert [log.type for log in entries.logs] == [LogType.COMMAND, LogType.COMMAND, LogType.NOOP]
+    assert [log.data for log in entries.logs] == [b"a", b"bb", b""]
     assert entries.records == records
     with pytest.raises(ProtocolError, match="stands where"):
         entries_of([records[0], records[2]])

@@ -114,8 +114,7 @@ def test_golden_requests(
         if isinstance(request, AppendEntriesRequest):
             logs: list[Log] = golden.request_fields["Entries"] or []
             assert decode_records(request.entries.records) == logs
-            assert request.entries.data == [log.data for log in logs]
-            assert request.entries.types == [log.type for log in logs]
+            assert request.entries.logs == logs
             assert request.entries.terms == [log.term for log in logs]
             assert request.entries.first == (logs[0].index if logs else request.prev_log_index + 1)
             assert request._replace(entries=entries_of([])) == expected

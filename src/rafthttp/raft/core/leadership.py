@@ -110,6 +110,21 @@ class Leadership:
         if commit > server.commit_index:
             server.commit(commit)
 
+    def on_own_copy(self) -> bool:
+        """More of this server's own log is durable. Whether that may commit something.
+
+        It completes a quorum only of what others hold already, or where none of them is needed.
+        """
+        commit_index = self._server.commit_index
+        if self._server.members.quorum > 1:
+            for progress in self.peers.values():
+                if progress.match > commit_index:
+                    break
+            else:
+                return False
+        self.commit_due = True
+        return True
+
     @property
     def has_committed(self) -> bool:
         """Whether an entry of the own term is committed (S50, S69)."""
@@ -129,12 +144,15 @@ class Leadership:
                         break
                 if progress.commit_shown < commit_index and progress.state is _REPLICATE:
                     self._show_commit(out, progress)
-            elif server.now_ns >= progress.retry_ns:
-                if progress.state is _PROBE and not progress.inflight:
-                    self._probe(out, progress)
-                if progress.snapshot_due:
-                    progress.snapshot_due = False
-                    out.snapshots.append(SendSnapshot(progress.peer, progress.epoch, server.term))
+            elif (
+                progress.state is _PROBE
+                and not progress.inflight
+                and server.now_ns >= progress.retry_ns
+            ):
+                self._probe(out, progress)
+            if progress.snapshot_due and server.now_ns >= progress.retry_ns:
+                progress.snapshot_due = False
+                out.snapshots.append(SendSnapshot(progress.peer, progress.epoch, server.term))
         self.notify_due = False
         if self.transfer_target is not None:
             self._hand_over(self.transfer_target)

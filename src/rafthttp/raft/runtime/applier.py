@@ -122,7 +122,7 @@ class Applier:
                     self._task = asyncio.get_running_loop().create_task(self._replay())
                     return
                 last = min(self._target, self.applied + _SLICE_ENTRIES)
-                self._apply(self._cache.get(first, last))
+                self._apply(self._cache.take_logs(first, last))
                 if time.perf_counter() > ends and self.applied < self._target:
                     self._slice = asyncio.get_running_loop().call_soon(self._run)
                     return
@@ -136,7 +136,7 @@ class Applier:
                 last = min(self._target, self._cache.first - 1)
                 records = await self._read(self.applied + 1, last, _READ_BYTES)
                 for at in range(0, len(records), _SLICE_ENTRIES):
-                    self._apply(records[at : at + _SLICE_ENTRIES])
+                    self._apply(decode_records(records[at : at + _SLICE_ENTRIES]))
                     await asyncio.sleep(0)
         except asyncio.CancelledError:
             raise
@@ -148,8 +148,7 @@ class Applier:
         if not self._closed and not self._paused:
             self._run()
 
-    def _apply(self, records: Sequence[bytes]) -> None:
-        logs = decode_records(records)
+    def _apply(self, logs: Sequence[Log]) -> None:
         results = apply_entries(self._fsm, self._configurations, logs)
         self.applied += len(logs)
         waiting = self._pending.applied(self.applied)
@@ -166,21 +165,21 @@ class Applier:
     def _answer(
         self, logs: Sequence[Log], results: Sequence[Any], waiting: Sequence[Proposal | None]
     ) -> None:
-        answers = iter(results)
+        if len(results) != len(logs):  # other entries stand between the commands
+            answers = iter(results)
+            results = [next(answers) if log.type is LogType.COMMAND else None for log in logs]
         skip = len(logs) - len(waiting)
-        for position, log in enumerate(logs):
-            answer = next(answers) if log.type == LogType.COMMAND else None
-            if position < skip:
-                continue
-            proposal = waiting[position - skip]
+        if skip:
+            logs, results = logs[skip:], results[skip:]
+        for log, answer, proposal in zip(logs, results, waiting, strict=True):
             if proposal is None or proposal.future.done():
                 continue
-            if isinstance(answer, StopIteration):
+            if not isinstance(answer, Exception):
+                proposal.future.set_result((log.index, answer))
+            elif isinstance(answer, StopIteration):
                 # No future takes it, as no coroutine may raise it (PEP 479).
                 failure = RuntimeError(f"the state machine raised {answer!r}")
                 failure.__cause__ = answer
                 proposal.future.set_exception(failure)
-            elif isinstance(answer, Exception):
-                proposal.future.set_exception(answer)
             else:
-                proposal.future.set_result((log.index, answer))
+                proposal.future.set_exception(answer)

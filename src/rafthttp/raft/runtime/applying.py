@@ -26,15 +26,15 @@ def apply_entries(
     Raises:
         Exception: the state machine cannot go on (what it says of one command is a result).
     """
-    commands = [log for log in logs if log.type == LogType.COMMAND]
+    commands = [log for log in logs if log.type is LogType.COMMAND]
     if configurations is None or len(commands) == len(logs):
         return _apply_commands(fsm, commands)
     results: list[Any] = []
     batch: list[Log] = []
     for log in logs:
-        if log.type == LogType.COMMAND:
+        if log.type is LogType.COMMAND:
             batch.append(log)
-        elif log.type == LogType.CONFIGURATION:
+        elif log.type is LogType.CONFIGURATION:
             results += _apply_commands(fsm, batch)
             batch = []
             configurations.store_configuration(log.index, decode_configuration(log.data))

@@ -1,14 +1,15 @@
 """The newest records of the log, in memory.
 
 Holds every record that is not yet durable or not yet applied, and, up to a bound, those behind
-them for peers that lag a little. Knows indexes and records; no disk, no core.
+them for peers that lag a little. Beside each record that is not applied stands its `Log`: an entry
+is decoded once, where it comes from. Knows indexes and records; no disk, no core.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from rafthttp.raft.types import Index
+from rafthttp.raft.types import Index, Log
 
 # Enough for a follower that lags a second at full speed; an idle node stays below 60 MiB.
 RETAINED_BYTES_MAX: Final = 16 << 20
@@ -16,6 +17,8 @@ RETAINED_BYTES_MAX: Final = 16 << 20
 
 class LogCache:
     """Contiguous records `first..last`; empty when `last == first - 1`.
+
+    Invariant: `_logs` are the entries `last - len(_logs) + 1 .. last`, all that were not taken.
 
     Args:
         last_index: last index of the log on disk; the cache begins behind it.
@@ -25,6 +28,7 @@ class LogCache:
     def __init__(self, last_index: Index, retained_bytes_max: int = RETAINED_BYTES_MAX) -> None:
         self.first: Index = last_index + 1
         self._records: list[bytes] = []
+        self._logs: list[Log] = []
         self._bytes = 0
         self._retained_bytes_max = retained_bytes_max
 
@@ -41,24 +45,42 @@ class LogCache:
         """Records `first..last`; the caller checked `holds(first)` and that `last` exists."""
         return self._records[first - self.first : last - self.first + 1]
 
-    def append(self, records: list[bytes]) -> None:
-        """Add records behind `last`."""
+    def take_logs(self, first: Index, last: Index) -> list[Log]:
+        """Entries `first..last`, to be applied now; these and all before them are not kept.
+
+        The caller checked `holds(first)`, and asks for no entry a second time.
+        """
+        logs = self._logs
+        skip = first - (self.last - len(logs) + 1)
+        assert skip >= 0, "no entry is applied twice"
+        count = skip + last - first + 1
+        taken = logs[skip:count] if skip or count < len(logs) else logs
+        if taken is logs:
+            self._logs = []
+        else:
+            del logs[:count]
+        return taken
+
+    def append(self, records: list[bytes], logs: list[Log]) -> None:
+        """Add records behind `last`, with what they are to the state machine."""
         self._records += records
+        self._logs += logs
         self._bytes += sum(map(len, records))
 
-    def replace_from(self, index: Index, records: list[bytes]) -> None:
+    def replace_from(self, index: Index, records: list[bytes], logs: list[Log]) -> None:
         """Make `records` the log from `index` on; what stood there before is dropped."""
         if index < self.first:
             self.reset(index - 1)
         elif index <= self.last:
-            keep = index - self.first
-            self._bytes -= sum(map(len, self._records[keep:]))
-            del self._records[keep:]
-        self.append(records)
+            count = self.last - index + 1
+            self._bytes -= sum(map(len, self._records[-count:]))
+            del self._records[-count:], self._logs[max(len(self._logs) - count, 0) :]
+        self.append(records, logs)
 
     def reset(self, last_index: Index) -> None:
         """Forget everything; the next record is `last_index + 1`."""
         self._records.clear()
+        self._logs.clear()
         self._bytes = 0
         self.first = last_index + 1
 

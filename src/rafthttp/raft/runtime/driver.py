@@ -61,6 +61,7 @@ from rafthttp.raft.types import (
     Configuration,
     Index,
     Leader,
+    Log,
     LogBatch,
     LogType,
     LogWrite,
@@ -69,7 +70,7 @@ from rafthttp.raft.types import (
     Term,
 )
 from rafthttp.raft.wire.configuration import encode_configuration
-from rafthttp.raft.wire.entries import encode_log, encode_logs
+from rafthttp.raft.wire.entries import decode_log, encode_log, encode_logs
 from rafthttp.raft.wire.records import RPCHeader
 
 _log = logging.getLogger("rafthttp.raft")
@@ -177,7 +178,8 @@ class Driver:
         """
         check_command(data)
         check_command(extensions)
-        self._check_accepts()
+        if self.closed or not self.core.accepts_proposals:
+            self._refuse()
         future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
         self.pending.add(Proposal(kind, data, extensions, future))
         self.wake()
@@ -191,7 +193,8 @@ class Driver:
         Raises:
             RaftError: definite; nothing was proposed.
         """
-        self._check_accepts()
+        if self.closed or not self.core.accepts_proposals:
+            self._refuse()
         now = self.now_ns()
         configuration = change(self.core.configuration)
         future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()
@@ -204,7 +207,7 @@ class Driver:
             index, self.core.term, LogType.CONFIGURATION, data, b"", self._wall_ns()
         )
         self.core.propose_configuration(configuration, len(record), now)
-        self.cache.append([record])
+        self.cache.append([record], [decode_log(record)])
         self.pending.proposed(index, [Proposal(LogType.CONFIGURATION, b"", b"", future)])
         self.wake()
         return future
@@ -254,9 +257,8 @@ class Driver:
         if self.core.state is not State.LEADER:
             raise self.not_leader()
 
-    def _check_accepts(self) -> None:
-        if self.core.accepts_proposals and not self.closed:
-            return
+    def _refuse(self) -> None:
+        """Raise why no proposal is accepted now."""
         self.check_leads()
         if self.core.transferring:
             raise LeadershipTransferError("a leadership transfer is under way", leader=self.leader)
@@ -286,9 +288,8 @@ class Driver:
                 self._propose_queued(now)
             for _ in range(_READY_A_TURN_MAX):
                 ready = self.core.ready()
-                if ready is None:
+                if ready is None or not self._execute(ready, now):
                     break
-                self._execute(ready, now)
             else:
                 self.wake()
             if self._watchers:
@@ -306,33 +307,41 @@ class Driver:
             return
         if not self.core.accepts_proposals:
             try:
-                self._check_accepts()
+                self._refuse()
             except RaftError as error:
                 self.pending.refuse(proposals, error)
             return
         first = self.core.last_index + 1
         wall = self._wall_ns()
         term = self.core.term
-        if all(p.type is LogType.COMMAND and not p.extensions for p in proposals):
-            records = encode_logs(first, term, [p.data for p in proposals], wall)
-        else:
+        logs = [
+            Log(index, term, p.type, p.data, p.extensions, wall)
+            for index, p in enumerate(proposals, first)
+        ]
+        if [p for p in proposals if not p.is_plain]:
             records = [
                 encode_log(first + at, term, p.type, p.data, p.extensions, wall)
                 for at, p in enumerate(proposals)
             ]
-        index = self.core.propose([len(record) for record in records], now)
+        else:
+            records = encode_logs(first, term, [p.data for p in proposals], wall)
+        index = self.core.propose(list(map(len, records)), now)
         assert index == first, "proposals stand behind the log"
-        self.cache.append(records)
+        self.cache.append(records, logs)
         self.pending.proposed(first, proposals)
 
-    def _execute(self, ready: Ready, now: int) -> None:
-        """Carry out one `Ready`, in the order its docstring asks for."""
+    def _execute(self, ready: Ready, now: int) -> bool:
+        """Carry out one `Ready`, in the order its docstring asks for.
+
+        Returns whether the core was told something meanwhile, and so may have more to do.
+        """
+        again = ready.soft_state is not None or ready.configuration_changed
         if ready.noop is not None:
             record = encode_log(ready.noop, self.core.term, LogType.NOOP, b"", b"", self._wall_ns())
-            self.cache.append([record])
+            self.cache.append([record], [decode_log(record)])
             self.pending.proposed(ready.noop, [None])
-        if ready.persist is not None:
-            self._persist(ready.persist, now)
+        if ready.persist is not None and self._persist(ready.persist, now):
+            again = True
         if ready.soft_state is not None or ready.configuration_changed:
             self._outbound.sync_lanes()
         self._outbound.execute(ready)
@@ -359,8 +368,10 @@ class Driver:
             self._reads.confirmed(read.read, read.read_index)
         for aborted in ready.reads_aborted:
             self._reads.aborted(aborted, self.not_leader())
+        return again
 
-    def _persist(self, persist: Persist, now: int) -> None:
+    def _persist(self, persist: Persist, now: int) -> bool:
+        """Hand a write to the disk. Whether it is durable already and that makes new work."""
         stable: dict[bytes, bytes | None] = {}
         if persist.hard_state is not None:
             stable[HARD_STATE] = encode_hard_state(persist.hard_state)
@@ -372,13 +383,20 @@ class Driver:
             self._durable_index = min(self._durable_index, persist.truncate_from - 1)
         if persist.reset_to is not None:
             self._durable_index = persist.reset_to
-        if self.disk.submit(persist.seq, write):
-            self._durable_index = self.core.last_index
-            self.core.on_persisted(persist.seq, now)
-            self.inbound.on_durable(persist.seq)
+        if not self.disk.submit(persist.seq, write):
+            return False
+        self._durable_index = self.core.last_index
+        more = self.core.on_persisted(persist.seq, now)
+        self.inbound.on_durable(persist.seq)
+        return more
 
     def _batches(self, first: Index, last: Index) -> tuple[LogBatch, ...]:
         """Entries `first..last` of the cache, one batch a term (terms only ever grow)."""
+        if first > last:
+            return ()
+        term = self._term_at(first)
+        if term == self._term_at(last):
+            return (LogBatch(first, term, self.cache.get(first, last)),)
         batches: list[LogBatch] = []
         while first <= last:
             term = self._term_at(first)
@@ -442,10 +460,11 @@ class Driver:
     def _on_durable(self, seq: int) -> None:
         if self.closed:
             return
-        self.core.on_persisted(seq, self.now_ns())
+        more = self.core.on_persisted(seq, self.now_ns())
         self.inbound.on_durable(seq)
         self._durable_index = self.core.durable_index
-        self._turn()
+        if more or self._watchers:
+            self._turn()
 
     def on_write_failed(self, seq: int, error: Exception) -> None:
         """Nothing is known of the disk any more."""

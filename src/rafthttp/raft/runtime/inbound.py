@@ -26,8 +26,7 @@ from rafthttp.raft.runtime.cache import LogCache
 from rafthttp.raft.runtime.install import HeldRpc, Installer, check_snapshot_request
 from rafthttp.raft.runtime.plausible import check_numbers
 from rafthttp.raft.transport.protocols import NO_STATE, InboundRpc, SnapshotReader
-from rafthttp.raft.types import Configuration, Index, Leader, LogType, ServerAddress, ServerID
-from rafthttp.raft.wire.configuration import decode_configuration
+from rafthttp.raft.types import Leader, ServerAddress, ServerID
 from rafthttp.raft.wire.records import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -100,13 +99,6 @@ class Inbound:
         )
         leader = self._sender(request.header, request.leader)
         self._remember(leader, request.header.address or request.leader)
-        configurations: list[tuple[Index, Configuration]] = []
-        if LogType.CONFIGURATION in entries.types:
-            configurations = [
-                (entries.first + at, decode_configuration(entries.data[at]))
-                for at, kind in enumerate(entries.types)
-                if kind == LogType.CONFIGURATION
-            ]
         number = self._accept(rpc)
         try:
             new = self._core.on_append_entries(
@@ -118,14 +110,18 @@ class Inbound:
                 entries.terms,
                 list(map(len, entries.records)),
                 request.leader_commit,
-                configurations,
+                entries.configurations,
                 self._now_ns(),
             )
         except ProtocolError:
             del self._waiting[number]
             raise
         if new is not None:
-            self._cache.replace_from(new, entries.records[new - entries.first :])
+            skip = new - entries.first
+            if skip:
+                self._cache.replace_from(new, entries.records[skip:], entries.logs[skip:])
+            else:
+                self._cache.replace_from(new, entries.records, entries.logs)
         self._wake()
 
     def on_request_vote(self, request: RequestVoteRequest, rpc: InboundRpc) -> None:

@@ -14,9 +14,9 @@ from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.plausible import check_numbers
 from rafthttp.raft.runtime.restart import VOTES_FROM, encode_votes_from
 from rafthttp.raft.storage.protocols import StableStore
-from rafthttp.raft.types import Configuration, LogPosition, LogType, ServerID
+from rafthttp.raft.types import Configuration, LogPosition, LogType, ServerID, State
 from rafthttp.raft.wire.configuration import encode_configuration
-from rafthttp.raft.wire.entries import encode_log
+from rafthttp.raft.wire.entries import decode_log, encode_log
 
 
 def bootstrap_live(driver: Driver, configuration: Configuration, local_id: ServerID) -> None:
@@ -33,7 +33,7 @@ def bootstrap_live(driver: Driver, configuration: Configuration, local_id: Serve
     data = encode_configuration(configuration)
     record = encode_log(1, 1, LogType.CONFIGURATION, data, b"", time.time_ns())
     driver.core.bootstrap(configuration, len(record), driver.now_ns())
-    driver.cache.append([record])
+    driver.cache.append([record], [decode_log(record)])
     driver.wake()
 
 
@@ -58,23 +58,21 @@ async def take_part(driver: Driver, stable_store: StableStore, votes_from: LogPo
 def watch_removal(
     driver: Driver, local_id: ServerID, patience: float, on_removed: Callable[[], None]
 ) -> None:
-    """Call `on_removed` once a committed configuration has this server no more that one had.
+    """Call `on_removed` once this server has led until its own removal was committed.
 
-    A leader that removed itself first hears of the successor it told to campaign, for at most
-    `patience` seconds.
+    It first hears of the successor it told to campaign, for at most `patience` seconds. A follower
+    may meet with its removal, an old one, when it is added again: it is not called for that.
     """
     core = driver.core
-    was_member = False
+    led = False
     since_ns: int | None = None
 
     def is_gone() -> bool:
-        nonlocal was_member, since_ns
-        is_member = core.committed_configuration.get(local_id) is not None
-        if is_member:
-            since_ns = None
-        elif was_member:
-            since_ns = driver.now_ns()
-        was_member = is_member
+        nonlocal led, since_ns
+        if core.committed_configuration.get(local_id) is not None:
+            led, since_ns = core.state is State.LEADER, None
+        elif led:
+            led, since_ns = False, driver.now_ns()
         return since_ns is not None and (
             not core.awaits_campaign or driver.now_ns() - since_ns > patience * 1e9
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 from rafthttp.raft.errors import (
     DifferentLeaderError,
@@ -39,18 +39,27 @@ def not_leader_error(leader: Leader | None) -> NotLeaderError:
     )
 
 
-class Proposal(NamedTuple):
-    """One command on its way into the log; `future` gets `(index, response)`."""
+class Proposal:
+    """One command on its way into the log; `future` gets `(index, response)`.
 
-    type: LogType
-    data: bytes
-    extensions: bytes
-    future: asyncio.Future[tuple[Index, Any]]
+    `size` are the bytes it counts for; `is_plain` holds for a command without extensions.
+    """
 
-    @property
-    def size(self) -> int:
-        """Bytes it counts for."""
-        return len(self.data) + len(self.extensions)
+    __slots__ = ("data", "extensions", "future", "is_plain", "size", "type")
+
+    def __init__(
+        self,
+        type: LogType,  # noqa: A002 - hashicorp/raft's field name
+        data: bytes,
+        extensions: bytes,
+        future: asyncio.Future[tuple[Index, Any]],
+    ) -> None:
+        self.type = type
+        self.data = data
+        self.extensions = extensions
+        self.future = future
+        self.size = len(data) + len(extensions)
+        self.is_plain = type is LogType.COMMAND and not extensions
 
 
 class Pending:
@@ -85,7 +94,8 @@ class Pending:
                 f"the command has {size} bytes;"
                 f" entry_size_bytes_max is {self._entry_size_bytes_max}"
             )
-        if len(self) >= self._count_max or self._bytes + size > self._bytes_max:
+        count = len(self.queued) + len(self._waiting)
+        if count >= self._count_max or self._bytes + size > self._bytes_max:
             raise OverloadedError(f"{len(self)} commands of {self._bytes} bytes are pending")
         self._bytes += size
         self._queued_bytes += size

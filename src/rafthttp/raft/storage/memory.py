@@ -84,7 +84,8 @@ class MemoryStore:
             ValueError: the writes do not fit the log (see `rows.fold`); nothing was written.
         """
         folded = rows.fold(writes, self._first, self.last_index(), self.term_at)
-        self.set(folded.stable)
+        if folded.stable:
+            self.set(folded.stable)
         if folded.reset_to is not None:
             self._first = folded.reset_to + 1
             self._records, self._terms = [], []

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 
 from rafthttp.raft.errors import ProtocolError
-from rafthttp.raft.types import Index, Log, LogType, Term
+from rafthttp.raft.types import Configuration, Index, Log, LogType, Term
 from rafthttp.raft.wire.appended_at import ZERO_TIME, decode_time, encode_time, is_time
 from rafthttp.raft.wire.configuration import decode_configuration
 from rafthttp.raft.wire.dialect import pack_raw, pack_uint, raw_head
@@ -40,6 +40,10 @@ _TYPES: Final = tuple(LogType)
 _TYPE_OF: Final = {int(kind): kind for kind in LogType}
 # Elements that a field counts for which an entry leaves out; see `WireLimits.elements_max`.
 _LEFT_OUT_COST: Final = 8
+# Fewer entries than this are as cheap one by one; where some turn out to be of other sizes, the
+# next frames are read one by one, too.
+_ALIKE_MIN: Final = 4
+_UNALIKE_FRAMES: Final = 32
 # Extensions longer than this are not expected to be the same in the next entry.
 _PREDICTED_EXTENSIONS_MAX: Final = 64
 
@@ -219,9 +223,14 @@ class EntriesDecoder:
     def __init__(self) -> None:
         self._next: Index = 0
         self._term: Term = 0
+        self._extensions = b""
+        self._appended_at_ns: int | None = None
         # All that is predicted of the next entry: `_lead` up to the version byte of the time,
         # `_prefix` up to the head of the data, `_middle` before and `_tail` behind the index.
         self._lead = b""
+        self._time_at = 0
+        self._unalike = 0  # frames to go without looking for entries of one size
+        self._size_bytes = 0  # of the last entry predicted: a guess at the next
         self._prefix = b""
         self._middle = b""
         self._tail = b""
@@ -230,9 +239,9 @@ class EntriesDecoder:
     def clear(self) -> None:
         """Begin with no entries."""
         self._terms: list[Term] = []
-        self._types: list[LogType] = []
-        self._data: list[bytes] = []
+        self._logs: list[Log] = []
         self._records: list[bytes] = []
+        self._configurations: list[tuple[Index, Configuration]] = []
 
     def decode(self, reader: Reader, count: int) -> Steps[None]:
         """Decode `count` entries; `finish` hands them over.
@@ -248,11 +257,24 @@ class EntriesDecoder:
             yield from self._entry(reader)
             count -= 1
 
+    def decode_predicted(self, reader: Reader, count: int) -> bool:
+        """Decode `count` entries where all are as predicted and here; else nothing is taken."""
+        if len(reader.buf) - reader.pos < count * self._size_bytes:
+            return False  # a part of a large frame: not worth a try
+        self.clear()
+        start, first, prefix = reader.pos, self._next, self._prefix
+        time_ns = self._appended_at_ns
+        if self._predicted(reader, count) == count:
+            return True
+        reader.pos, self._next, self._prefix, self._appended_at_ns = start, first, prefix, time_ns
+        self.clear()
+        return False
+
     def finish(self, prev_log_index: Index) -> Entries:
         """The entries decoded; with none, `first` is `prev_log_index + 1`."""
         count = len(self._records)
         first = self._next - count if count else prev_log_index + 1
-        entries = Entries(first, self._terms, self._types, self._data, self._records)
+        entries = Entries(first, self._terms, self._logs, self._records, self._configurations)
         self.clear()
         return entries
 
@@ -278,12 +300,15 @@ class EntriesDecoder:
         if kind >= len(_TYPES):
             raise ProtocolError(f"entry {index} has the unknown type {kind}")
         if kind == LogType.CONFIGURATION:
-            decode_configuration(data or b"")
+            self._configurations.append((index, decode_configuration(data or b"")))
+        appended_at_ns = decode_time(time)
         self._terms.append(term)
-        self._types.append(_TYPES[kind])
-        self._data.append(data or b"")
+        self._logs.append(
+            Log(index, term, _TYPES[kind], data or b"", extensions or b"", appended_at_ns)
+        )
         self._records.append(_pack(time, data, extensions, index, term, kind))
         self._next = index + 1
+        self._appended_at_ns = appended_at_ns
         self._predict(time, extensions, term, kind)
 
     def _predict(self, time: bytes, extensions: bytes | None, term: Term, kind: int) -> None:
@@ -291,7 +316,9 @@ class EntriesDecoder:
         if kind != LogType.COMMAND or len(extensions or b"") > _PREDICTED_EXTENSIONS_MAX:
             return
         self._term = term
+        self._extensions = extensions or b""
         head = _LEAD + raw_head(len(time))
+        self._time_at = len(head)
         self._lead = head + time[:1] if len(time) > 12 else head
         self._prefix = head + time + _DATA
         self._middle = _EXTENSIONS + pack_raw(extensions) + _INDEX
@@ -307,18 +334,23 @@ class EntriesDecoder:
         size = width.width
         middle, tail = self._middle + width.head, self._tail
         prefix_size, rest_size = len(prefix), len(middle) + size + len(tail)
-        data, records = self._data, self._records
+        term, extensions, time_ns = self._term, self._extensions, self._appended_at_ns
+        command = LogType.COMMAND
+        logs, records = self._logs, self._records
         last = min(index + count_max, width.end)
+        tries_more = self._unalike == 0
+        self._unalike -= not tries_more
         startswith = buf.startswith
         try:
             while index < last:
+                at = start + prefix_size
                 if not startswith(prefix, start):
                     # Only the time may differ.
-                    time_end = start + prefix_size - len(_DATA)
+                    time_end = at - len(_DATA)
                     if not (startswith(self._lead, start) and startswith(_DATA, time_end)):
                         break
-                    prefix = buf[start : start + prefix_size]
-                at = start + prefix_size
+                    time_ns = decode_time(buf[start + self._time_at : time_end])
+                    prefix = buf[start:at]
                 byte = buf[at]
                 if 0xA0 <= byte < 0xC0:
                     at += 1
@@ -333,17 +365,57 @@ class EntriesDecoder:
                     break
                 if not startswith(middle + index.to_bytes(size, "big") + tail, end):
                     break
-                data.append(buf[at:end])
+                logs.append(Log(index, term, command, buf[at:end], extensions, time_ns))
                 end += rest_size
                 records.append(buf[start:end])
                 start = end
                 index += 1
+                if tries_more and startswith(prefix, start):
+                    more = self._take_alike(buf, start, last - index)
+                    tries_more = more > 0
+                    start += more * len(records[-1])
+                    index += more
         except IndexError:
             pass  # the buffer ends inside this entry
         count = index - self._next
-        self._prefix = prefix
-        self._terms += [self._term] * count
-        self._types += [LogType.COMMAND] * count
+        if count:
+            self._size_bytes = len(records[-1])
+        self._prefix, self._appended_at_ns = prefix, time_ns
+        self._terms += [term] * count
         self._next = index
         reader.pos = start
+        return count
+
+    def _take_alike(self, buf: bytes, start: int, count_max: int) -> int:
+        """Decode entries that differ from the last one in index and command alone; how many.
+
+        All that fit into the buffer, or none: where commands differ in size, this is not tried for
+        a while, so that it costs them little.
+        """
+        log, record = self._logs[-1], self._records[-1]
+        size_bytes = len(record)
+        count = min(count_max, (len(buf) - start) // size_bytes)
+        if count < _ALIKE_MIN:
+            return 0
+        first = log.index + 1
+        width = _width_of(first)
+        size, middle, tail = width.width, self._middle + width.head, self._tail
+        data_end = size_bytes - len(tail) - size - len(middle)
+        data_at = data_end - len(log.data)
+        stop = start + count * size_bytes
+        records = [buf[at : at + size_bytes] for at in range(start, stop, size_bytes)]
+        ends = [
+            middle + index.to_bytes(size, "big") + tail for index in range(first, first + count)
+        ]
+        if [record[data_end:] for record in records] != ends or (
+            [record[:data_at] for record in records].count(record[:data_at]) != count
+        ):
+            self._unalike = _UNALIKE_FRAMES
+            return 0
+        term, extensions, time_ns = log.term, log.extensions, log.appended_at_ns
+        self._logs += [
+            Log(index, term, LogType.COMMAND, record[data_at:data_end], extensions, time_ns)
+            for index, record in enumerate(records, first)
+        ]
+        self._records += records
         return count

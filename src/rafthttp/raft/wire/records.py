@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 from rafthttp.raft.types import (
     PROTOCOL_VERSION,
+    Configuration,
     Index,
-    LogType,
+    Log,
     ServerAddress,
     ServerID,
     Term,
@@ -34,14 +35,15 @@ class RPCHeader(NamedTuple):
 class Entries(NamedTuple):
     """Contiguous entries as columns; all lists have the same length.
 
-    `records[i]` is the encoded entry, fit to be stored and sent on to any peer as it is.
+    `records[i]` is the encoded entry, fit to be stored and sent on to any peer as it is; `logs[i]`
+    is what a state machine is told of it. `configurations` are those among them, by index.
     """
 
     first: Index
     terms: list[Term]
-    types: list[LogType]
-    data: list[bytes]
+    logs: list[Log]
     records: list[bytes]
+    configurations: list[tuple[Index, Configuration]]
 
 
 class AppendEntriesRequest(NamedTuple):

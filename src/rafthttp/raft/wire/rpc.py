@@ -7,6 +7,7 @@ Framing (type byte, error text) is here on the sending side; `stream.py` has the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from rafthttp.raft.types import Index, ServerAddress, ServerID, Term
@@ -316,26 +317,28 @@ def encode_text(text: str) -> bytes:
     return pack_raw(text.encode("utf-8", "surrogateescape"))
 
 
-def _append_response(response: Any) -> bytes:
-    header = response.header
-    return b"".join(
-        (
-            b"\x87\xa4Addr",
-            pack_name(header.address),
-            b"\xa2ID",
-            pack_name(header.id),
-            b"\xa7LastLog",
-            pack_uint(response.last_log),
-            b"\xaeNoRetryBackoff",
-            pack_bool(response.no_retry_backoff),
-            b"\xafProtocolVersion",
-            pack_int(header.protocol_version),
-            b"\xa7Success",
-            pack_bool(response.success),
-            b"\xa4Term",
-            pack_uint(response.term),
-        )
+@lru_cache(maxsize=16)
+def _append_response_parts(
+    header: RPCHeader, no_retry_backoff: bool, success: bool
+) -> tuple[bytes, bytes]:
+    """What stands before the last index, and between it and the term."""
+    head = b"\x87\xa4Addr" + pack_name(header.address) + b"\xa2ID" + pack_name(header.id)
+    middle = (
+        b"\xaeNoRetryBackoff"
+        + pack_bool(no_retry_backoff)
+        + b"\xafProtocolVersion"
+        + pack_int(header.protocol_version)
+        + b"\xa7Success"
+        + pack_bool(success)
+        + b"\xa4Term"
     )
+    return head + b"\xa7LastLog", middle
+
+
+def _append_response(response: Any) -> bytes:
+    header, term, last_log, success, no_retry_backoff = response
+    head, middle = _append_response_parts(header, no_retry_backoff, success)
+    return head + pack_uint(last_log) + middle + pack_uint(term)
 
 
 def _vote_response(response: Any) -> bytes:

@@ -56,7 +56,6 @@ _APPEND_RESPONSE_TAIL: Final = re.compile(
     + _UINT,
     re.DOTALL,
 )
-_APPEND_PAIRS: Final = 9
 # A peer may send a byte a packet. So many small pieces in a row become one: each costs 33 bytes
 # beyond its own, which of pieces of two bytes makes 28 times the memory.
 _PIECES_MAX: Final = 64
@@ -95,6 +94,12 @@ class _Decoder:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream; `next` says what they complete."""
+        reader = self._reader
+        if not self._in_frame and not self._fresh and reader.pos >= len(reader.buf):
+            # Between two frames: no need to join anything.
+            reader.buf, reader.pos = data, 0
+            self._needs = 0
+            return
         self._fresh.append(data)
         self._fresh_size += len(data)
         if len(self._fresh) - self._settled >= _PIECES_MAX:
@@ -127,10 +132,20 @@ class _Decoder:
     def _frames(self) -> Generator[Any, None, None]:
         raise NotImplementedError
 
+    def _expected(self) -> Any:
+        """The next event, where it is as predicted and here whole; else None, and nothing taken."""
+        raise NotImplementedError
+
     def _next(self) -> Any:
         """The next event, or None until more bytes come."""
         if self._error is not None:
             raise self._error
+        if not self._in_frame and not self._fresh:
+            if self._reader.pos >= len(self._reader.buf):
+                return None
+            item = self._expected()
+            if item is not None:
+                return item
         try:
             while True:
                 if self._needs:
@@ -198,6 +213,7 @@ class RequestDecoder(_Decoder):
     def __init__(self, limits: WireLimits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
         self._entries = EntriesDecoder()
+        self._entries_max = limits.entries_max
         # The constant bytes of the AppendEntries of this stream, once one has been seen.
         self._header = RPCHeader(0)
         self._leader = ServerAddress("")
@@ -224,20 +240,15 @@ class RequestDecoder(_Decoder):
             while reader.pos >= len(reader.buf):
                 yield 1
             self._begin_frame()
-            head = self._append_head
-            if head and reader.buf.startswith(head, reader.pos):
-                reader.pos += len(head)
-                request: Request = yield from self._append_expected()
+            rpc = reader.buf[reader.pos]
+            fields = REQUEST_FIELDS.get(rpc)
+            if fields is None:
+                raise ProtocolError(f"unknown rpc type {rpc}")
+            reader.pos += 1
+            if rpc == APPEND_ENTRIES:
+                request: Request = yield from self._append()
             else:
-                rpc = reader.buf[reader.pos]
-                fields = REQUEST_FIELDS.get(rpc)
-                if fields is None:
-                    raise ProtocolError(f"unknown rpc type {rpc}")
-                reader.pos += 1
-                if rpc == APPEND_ENTRIES:
-                    request = yield from self._append({}, None)
-                else:
-                    request = request_of(rpc, (yield from reader.struct(fields)))
+                request = request_of(rpc, (yield from reader.struct(fields)))
             if isinstance(request, InstallSnapshotRequest):
                 self._check_snapshot(request)
                 self._end_frame()
@@ -267,37 +278,55 @@ class RequestDecoder(_Decoder):
         if request.configuration:
             decode_configuration(request.configuration)
 
-    def _append_expected(self) -> Steps[AppendEntriesRequest]:
-        """An AppendEntries that began as the one before on this stream did."""
-        reader = self._reader
-        yield from self._decode_entries()
-        if reader.buf.startswith(self._append_middle, reader.pos):
-            end = reader.pos + len(self._append_middle)
-            match = _APPEND_TAIL.match(reader.buf, end)
-            if match is not None:
-                commit, prev, prev_term, version, term = match.groups()
-                if version[0] == self._header.protocol_version:
-                    reader.pos = match.end()
-                    prev_index = _number(prev)
-                    return AppendEntriesRequest(
-                        self._header,
-                        _number(term),
-                        self._leader,
-                        prev_index,
-                        _number(prev_term),
-                        self._entries.finish(prev_index),
-                        _number(commit),
-                    )
-        values: dict[bytes, Any] = {b"Addr": self._header.address}
-        return (yield from self._append(values, _APPEND_PAIRS - 2))
+    def _expected(self) -> AppendEntriesRequest | None:
+        """An AppendEntries that begins and ends as the one before on this stream did."""
+        reader, head = self._reader, self._append_head
+        buf, start = reader.buf, reader.pos
+        if not head or not buf.startswith(head, start):
+            return None
+        at = start + len(head)
+        try:
+            byte = buf[at]
+            if byte == 0xDC:
+                count = buf[at + 1] << 8 | buf[at + 2]
+                reader.pos = at + 3
+            elif 0x90 <= byte < 0xA0 or byte == 0xC0:
+                count = byte - 0x90 if byte < 0xA0 else 0
+                reader.pos = at + 1
+            else:
+                return None
+        except IndexError:
+            return None
+        entries = self._entries
+        if (not count or entries.decode_predicted(reader, count)) and count <= self._entries_max:
+            at = reader.pos
+            if buf.startswith(self._append_middle, at):
+                match = _APPEND_TAIL.match(buf, at + len(self._append_middle))
+                if match is not None and match[4][0] == self._header.protocol_version:
+                    commit, prev, prev_term, _, term = match.groups()
+                    reader.pos = end = match.end()
+                    if end - start <= self._limits.frame_size_bytes_max:
+                        prev_index = _number(prev)
+                        return AppendEntriesRequest(
+                            self._header,
+                            _number(term),
+                            self._leader,
+                            prev_index,
+                            _number(prev_term),
+                            entries.finish(prev_index),
+                            _number(commit),
+                        )
+        entries.clear()
+        reader.pos = start
+        return None
 
-    def _append(self, values: dict[bytes, Any], pairs: int | None) -> Steps[AppendEntriesRequest]:
-        """An AppendEntries in any form; `values` and the entries came before the `pairs` left."""
+    def _append(self) -> Steps[AppendEntriesRequest]:
+        """An AppendEntries in any form."""
         reader = self._reader
         fields = REQUEST_FIELDS[APPEND_ENTRIES]
-        if pairs is None:
-            self._entries.clear()
-            pairs = yield from reader.struct_head(len(fields) + 1)
+        self._entries.clear()
+        pairs = yield from reader.struct_head(len(fields) + 1)
+        values: dict[bytes, Any] = {}
         for _ in range(pairs):
             key = yield from reader.key()
             if key == b"Entries":
@@ -340,13 +369,13 @@ class ResponseDecoder(_Decoder):
 
     def __init__(self, limits: WireLimits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
-        self._expected: deque[int] = deque()
+        self._awaited: deque[int] = deque()
         self._header = RPCHeader(0)
         self._append_head = b""
 
     def expect(self, rpc: int) -> None:
         """A request of this kind goes out: its answer follows those expected already."""
-        self._expected.append(rpc)
+        self._awaited.append(rpc)
 
     def next(self) -> Answer | None:
         """The next answer; None until more bytes come.
@@ -362,21 +391,21 @@ class ResponseDecoder(_Decoder):
         while True:
             while reader.pos >= len(reader.buf):
                 yield 1
-            if not self._expected:
+            if not self._awaited:
                 raise ProtocolError("an answer to no request")
             self._begin_frame()
-            rpc = self._expected.popleft()
-            answer = self._append_expected() if rpc == APPEND_ENTRIES else None
-            if answer is None:
-                error = yield from self._error_text()
-                answer = yield from self._body(rpc, error)
+            rpc = self._awaited.popleft()
+            error = yield from self._error_text()
+            answer = yield from self._body(rpc, error)
             self._end_frame()
             yield answer
 
-    def _append_expected(self) -> Answer | None:
-        """An AppendEntries answer that looks like the one before, if it is here whole."""
-        reader, head = self._reader, self._append_head
-        if not head or not reader.buf.startswith(head, reader.pos):
+    def _expected(self) -> Answer | None:
+        """An answer to an AppendEntries that looks like the one before."""
+        reader, head, awaited = self._reader, self._append_head, self._awaited
+        if not head or not awaited or awaited[0] != APPEND_ENTRIES:
+            return None
+        if not reader.buf.startswith(head, reader.pos):
             return None
         match = _APPEND_RESPONSE_TAIL.match(reader.buf, reader.pos + len(head))
         if match is None:
@@ -384,6 +413,7 @@ class ResponseDecoder(_Decoder):
         last_log, no_retry_backoff, version, success, term = match.groups()
         if version[0] != self._header.protocol_version:
             return None
+        awaited.popleft()
         reader.pos = match.end()
         return Answer(
             "",

@@ -1,13 +1,15 @@
-"""How `pytest -n` shares tests out: files stay whole, and those with processes take turns.
+"""How `pytest -n` shares tests out, and what becomes of one that its machine does not let run.
 
-A cluster of three processes wants most of a small machine. Two workers at most have one: all of
-`tests/process` is a single piece of work, and so are the proxies with the mixed clusters. Both come
-first, because they take longest.
+Files stay whole, and those with processes take turns. A cluster of three processes wants most of a
+small machine. Two workers at most have one: all of `tests/process` is a single piece of work, and
+so are the proxies with the mixed clusters. Both come first, because they take longest.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,6 +23,21 @@ PIECES = {
 def piece(nodeid: str) -> str:
     path = nodeid.partition("::")[0]
     return PIECES.get("/".join(path.split("/")[:2]), path)
+
+
+@pytest.fixture(scope="session")
+def cannot_mount() -> Callable[[str], NoReturn]:
+    """Ends a test for want of a file system of its own; its argument says what is not tested.
+
+    By a skip, or with RAFTHTTP_REQUIRE_MOUNT=1 by a failure.
+    """
+
+    def end(text: str) -> NoReturn:
+        if os.environ.get("RAFTHTTP_REQUIRE_MOUNT") == "1":
+            pytest.fail(text)
+        pytest.skip(text)
+
+    return end
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -166,9 +166,7 @@ async def test_an_end_that_nobody_foresaw_is_told() -> None:
     """A node that stopped asking, without a word, would wait for ever for others to add it."""
     membership = Membership(ServerID("n1"), MemoryStore(), ["n2:1"])
     with pytest.raises(RuntimeError):
-        await membership.join(
-            cast("Layer", BrokenLayer()), 1.0, None, lambda: configuration(0, "n2")
-        )
+        await membership.join(cast("Layer", BrokenLayer()), 1.0, None, lambda: ["n2:1"])
     assert membership.error == "asks no more to be added, after a bug: RuntimeError('a bug')"
 
 

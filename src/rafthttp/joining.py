@@ -114,19 +114,18 @@ class Membership:
         layer: Layer,
         timeout: float,
         on_released: Callable[[Changed], Awaitable[None]] | None,
-        latest: Callable[[], LatestConfiguration],
+        others: Callable[[], Sequence[str]],
     ) -> None:
         """Ask to be added until it is done. As `join`, with notes.
 
-        Who is in the latest configuration is asked too: a server that was added gets the log, and
-        the one member it was told of may be dead by then.
+        The others of the latest configuration are asked too: a server that was added gets the log,
+        and the one member it was told of may be dead by then.
         """
         await self._set({PENDING_JOIN: pack_targets(self.targets)})
         _log.info("%s: asks %s to be added", self._id, " or ".join(self.targets))
 
         def targets() -> list[str]:
-            others = [s.address for s in latest().configuration if s.id != self._id]
-            return [*self.targets, *(a for a in others if a not in self.targets)]
+            return [*self.targets, *(a for a in others() if a not in self.targets)]
 
         try:
             await join(layer, self._id, targets, timeout, self._on_error, on_released)

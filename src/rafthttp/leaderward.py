@@ -6,6 +6,7 @@ Knows who leads and how a forward is sent there; nothing of retries (the caller'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rafthttp import forwarding
@@ -14,7 +15,7 @@ from rafthttp.http.layer import Layer
 from rafthttp.http.messages import OUTCOME_HEADER
 from rafthttp.raft.errors import ShutdownError, UnknownLeaderError
 from rafthttp.raft.raft import Raft
-from rafthttp.raft.types import Index, Leader, State
+from rafthttp.raft.types import Index, Leader, ServerAddress, State
 
 
 class Leaderward:
@@ -22,11 +23,19 @@ class Leaderward:
 
     Args:
         layer: how forwards reach another member.
+        address_of: where to dial it now.
         pending_bytes_max: bytes of commands under way, beyond which `OverloadedError`.
     """
 
-    def __init__(self, layer: Layer, *, pending_bytes_max: int) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        address_of: Callable[[Leader], ServerAddress],
+        *,
+        pending_bytes_max: int,
+    ) -> None:
         self._layer = layer
+        self._address_of = address_of
         self._forwarder = Forwarder(self._commands, pending_bytes_max=pending_bytes_max)
 
     async def apply(self, raft: Raft, data: bytes, timeout: float) -> Any:
@@ -59,7 +68,7 @@ class Leaderward:
         return await self._forward(leader, forwarding.APPLY, body, timeout)
 
     async def _forward(self, leader: Leader, op: str, body: bytes, timeout: float) -> bytes:
-        response = await self._layer.forward(leader.address, op, body, timeout)
+        response = await self._layer.forward(self._address_of(leader), op, body, timeout)
         if response.status != 200:
             text = response.body[:200].decode(errors="replace").strip()
             headers = {name.lower(): value for name, value in response.headers}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 import uvloop
@@ -60,6 +61,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def hypercorns_own(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The tracebacks that hypercorn logs at a stop whatever it serves, possibly none."""
-    return hypercorn_tracebacks(tmp_path_factory.mktemp("bare") / "hypercorn")
+def hypercorns_own(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], set[str]]:
+    """The tracebacks that hypercorn logs at a stop whatever it serves, by the command's name."""
+
+    @cache
+    def tracebacks(name: str) -> set[str]:
+        return hypercorn_tracebacks(tmp_path_factory.mktemp("bare") / "hypercorn", name)
+
+    return tracebacks

@@ -161,7 +161,7 @@ def test_a_redirect_keeps_the_scheme(on_loop: ServerKind) -> None:
         from rafthttp.http.membership import ChangeRequest, refusal_of
         from rafthttp.http.messages import Headers, Request
 
-        async def no_body(size_bytes_max: int) -> bytes:
+        async def no_body(size_bytes_max: int, *, keep: bool = True) -> bytes:
             return b""
 
         change = ChangeRequest(ChangeKind.LEAVE, ServerID("n1"), deadline=0.0)

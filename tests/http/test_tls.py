@@ -175,18 +175,31 @@ def test_a_refused_client_certificate_is_explained(
 def test_new_connections_show_the_new_certificate_and_old_streams_live_on(
     on_loop: ServerKind, authority: Any
 ) -> None:
+    shown: list[str] = []
+
+    async def authorize(peer: PeerInfo) -> Principal | Refusal:
+        assert peer.certificate is not None
+        shown.append(str(peer.certificate["serialNumber"]))
+        return await client_certificate(peer)
+
     def serial(stream: Any) -> str:
         return str(stream.certificate["serialNumber"])
 
     async def main() -> None:
         server = server_context(authority.issue_cert("127.0.0.1"), authority)
         client = client_context(authority, authority.issue_cert("member"))
-        async with edge(server, client) as here:
+        async with edge(server, client, authorize=authorize) as here:
             old, received = await here.pair()
+            same, _ = await here.pair()
+            assert serial(same) == serial(old)
+            assert shown[0] == shown[1]
             authority.issue_cert("127.0.0.1").configure_cert(server)
-            authority.issue_cert("member").configure_cert(client)
             new, _ = await here.pair()
             assert serial(new) != serial(old)
+            assert shown[2] == shown[0], "the dialer's own is as it was"
+            authority.issue_cert("member").configure_cert(client)
+            await here.pair()
+            assert shown[3] != shown[0]
             old.write(b"still here")
             await received.until_data(b"still here")
 

@@ -40,7 +40,7 @@ def cut(request: pytest.FixtureRequest) -> Cut:
     return made
 
 
-async def no_body(size_bytes_max: int) -> bytes:
+async def no_body(size_bytes_max: int, *, keep: bool = True) -> bytes:
     raise AssertionError("nobody asks for a body")
 
 

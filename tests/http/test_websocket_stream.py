@@ -20,6 +20,7 @@ from rafthttp.http.listener import Listener
 from rafthttp.http.stream import TransportStream
 from rafthttp.http.uvicorn import RaftH11Protocol
 from rafthttp.http.uvicorn_httptools import RaftHttpToolsProtocol
+from rafthttp.http.websocket import MESSAGE_SIZE_BYTES_MAX
 from rafthttp.http.websocket_stream import WebSocketStream
 from rafthttp.raft.errors import ConfigError, HandshakeError, PeerUnreachableError
 from rafthttp.raft.transport.protocols import Stream
@@ -96,6 +97,48 @@ def test_bytes_both_ways_and_a_close_from_either_side(way: str) -> None:
                 dialled.close()  # again: ignored
                 accepted.abort()
                 accepted.write(b"nobody")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("server", ["uvicorn-sansio", "uvicorn-wsproto"])
+def test_no_message_to_the_asgi_server_is_larger_than_the_bound(server: str) -> None:
+    sizes: list[int] = []
+
+    async def main() -> None:
+        handler = Handler()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            async def counted(message: Any) -> None:
+                if message["type"] == "websocket.send":
+                    sizes.append(len(message["bytes"]))
+                await send(message)
+
+            await handler(scope, receive, counted)
+
+        http, ws = WAYS[server]
+        async with uvicorn_server(app, http, ws=ws) as (port, _):
+            dialled, accepted = await pair(handler, port)
+            assert isinstance(accepted, AsgiStream)
+            back, _ = RecordingReceiver(dialled), RecordingReceiver(accepted)
+            large = bytes(range(256)) * (3 * MESSAGE_SIZE_BYTES_MAX // 256) + b"!"
+            assert len(large) == 3 * MESSAGE_SIZE_BYTES_MAX + 1
+            accepted.write(large)
+            await back.until_data(large)
+            assert sizes == [MESSAGE_SIZE_BYTES_MAX] * 3 + [1]
+            sizes.clear()
+            small = [bytes([number % 256]) * 1000 for number in range(1000)]
+            for piece in (*small, large, *small):  # in one turn
+                accepted.write(piece)
+            whole = b"".join((*small, large, *small))
+            await until(lambda: len(back.data) >= len(large) + len(whole))
+            assert back.data == large + whole
+            assert sum(sizes) == len(whole)
+            assert max(sizes) <= MESSAGE_SIZE_BYTES_MAX
+            assert len(sizes) < 20, "small ones travel together"
+            dialled.close()
+            await back.until_ended()
+            await handler.close()
 
     asyncio.run(main())
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 import trustme
+from cryptography import x509
 
-from rafthttp.testing.processes import ServeCluster, ServeProcess, eventually, run_cli
+from rafthttp.testing.processes import (
+    ServeCluster,
+    ServeProcess,
+    eventually,
+    run_cli,
+    serve_cluster,
+)
 
 pytestmark = pytest.mark.process
 
@@ -34,6 +43,11 @@ class Files:
         made = self.authority.issue_cert("127.0.0.1", common_name="member")
         made.private_key_pem.write_to_path(self.key)
         self.cert.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+
+    @property
+    def serial(self) -> int:
+        """Of the certificate that is in the files now."""
+        return x509.load_pem_x509_certificate(self.cert.read_bytes()).serial_number
 
     @property
     def options(self) -> list[str]:
@@ -140,6 +154,59 @@ def test_a_cluster_with_mutual_tls_and_certificates_that_change(
     assert cluster.status(follower) is not None
     assert follower.terminate() < 5.0
     assert "Traceback" not in cluster.logs()
+
+
+class Door:
+    """A TLS server that writes down whose certificate it was shown, and says no more."""
+
+    def __init__(self, files: Files) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
+        context.load_cert_chain(files.cert, files.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.serials: list[int] = []
+        self._context = context
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listening.close()
+
+    @property
+    def url(self) -> str:
+        return "https://127.0.0.1:{1}".format(*self._listening.getsockname())
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listening.accept()
+            except OSError:
+                return  # shut down
+            with suppress(OSError), plain:
+                plain.settimeout(5.0)
+                with self._context.wrap_socket(plain, server_side=True) as tls:
+                    certificate = tls.getpeercert()
+                    assert certificate is not None
+                    self.serials.append(int(str(certificate["serialNumber"]), 16))
+
+
+def test_a_node_dials_with_the_new_certificate_after_sighup(tmp_path: Path, files: Files) -> None:
+    with Door(files) as door, serve_cluster(tmp_path / "cluster", 1, files.options) as cluster:
+        (node,) = cluster.nodes
+        cluster.start(node, "--join", door.url)  # it goes on asking
+        old = files.serial
+        eventually(lambda: len(door.serials) >= 2, "the node dials, and dials again")
+        assert set(door.serials) == {old}
+        files.issue()
+        node.send(signal.SIGHUP)
+        eventually(lambda: door.serials[-1] != old, "it shows another certificate")
+        assert door.serials[-1] == files.serial
+        assert node.running
 
 
 @pytest.mark.parametrize(

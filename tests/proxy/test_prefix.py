@@ -17,10 +17,15 @@ Behind = Callable[..., tuple[ProxiedCluster, Proxy]]
 KEY = "a b//c%2Fd/é?#"
 
 
+@pytest.mark.parametrize("carrier", ["raw", "websocket"])
 @pytest.mark.parametrize("template", ["nginx.conf", "haproxy.cfg"])
-def test_members_join_and_clients_write_below_a_prefix(behind: Behind, template: str) -> None:
+def test_members_join_and_clients_write_below_a_prefix(
+    behind: Behind, template: str, carrier: str
+) -> None:
     # n3 joins through n2, a follower: its redirect to the leader must lead below the prefix again.
-    cluster, _ = behind(template, options=("--root-path", "/app1"), prefix="/app1")
+    cluster, _ = behind(
+        template, options=("--root-path", "/app1", "--carrier", carrier), prefix="/app1"
+    )
     first, second, _ = cluster.nodes
     token_file = str(cluster.directory / "token")
 

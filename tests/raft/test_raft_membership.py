@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -25,7 +27,7 @@ from rafthttp.raft.observer import (
 from rafthttp.raft.raft import Raft
 from rafthttp.raft.transport.inmem import InmemTransport
 from rafthttp.raft.transport.protocols import Stream
-from rafthttp.raft.types import Server, ServerAddress, ServerID, State, Suffrage
+from rafthttp.raft.types import Leader, Server, ServerAddress, ServerID, State, Suffrage
 from rafthttp.testing.cluster import Cluster, Recorder, in_loop, until
 
 
@@ -125,6 +127,50 @@ async def test_observers_are_told_of_roles_leaders_and_members() -> None:
         late = Observer()
         leader.register_observer(late)
         assert [observation async for observation in late] == []
+
+
+@in_loop
+async def test_observers_are_told_of_a_change_of_leaders() -> None:
+    async with Cluster() as cluster:
+        old = await cluster.leader()
+        observers = {
+            raft: Observer(LeaderObservation, RaftState) for raft in cluster.rafts.values()
+        }
+        for raft, observer in observers.items():
+            raft.register_observer(observer)
+        cluster.isolate(old.id)
+        others = [i for i in cluster.ids if i != old.id]
+        await until(lambda: agreed(cluster.rafts[i] for i in others) is not None)
+        await until(lambda: old.leader_with_id() is None)
+        cluster.rejoin(old.id)
+        await until(lambda: agreed(observers) is not None)
+        new = agreed(observers)
+        assert new is not None
+        for raft, observer in observers.items():
+            raft.deregister_observer(observer)
+            seen = [observation async for observation in observer]
+            leaders = [o.leader for o in seen if isinstance(o, LeaderObservation)]
+            assert leaders[-1] == named(new)
+            if raft is old:
+                assert leaders[0] is None, "it leads no more, and knows of nobody else"
+            if raft is new:
+                assert leaders[-2] is None, "no candidate knows of a leader"
+            assert all(one != other for one, other in pairwise(leaders)), "changes only"
+            states = [o for o in seen if isinstance(o, RaftState)]
+            assert (RaftState(State.LEADER, new.current_term) in states) == (raft is new)
+            if raft is new:
+                assert states[-1] == RaftState(State.LEADER, new.current_term)
+
+
+def agreed(rafts: Iterable[Raft]) -> Raft | None:
+    """Whom all of them know as the leader, once it is."""
+    rafts = list(rafts)
+    leaders = {raft.leader_with_id() for raft in rafts}
+    return next((r for r in rafts if r.state is State.LEADER and leaders == {named(r)}), None)
+
+
+def named(raft: Raft) -> Leader:
+    return Leader(raft.id, Cluster.address(raft.id))
 
 
 @in_loop

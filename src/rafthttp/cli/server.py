@@ -24,6 +24,7 @@ from rafthttp import (
     Config,
     Node,
     ServerID,
+    State,
     allow_cidrs,
     allow_everybody,
     bearer_token,
@@ -46,6 +47,7 @@ _log: Final = logging.getLogger("rafthttp.serve")
 # wait for a quorum. What is left at the second is cut off. All together stays below two seconds.
 _NODE_GRACE_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 1
+_FAILURE_POLL_SECONDS: Final = 0.5
 # uvicorn's default; a burst of clients larger than this retries its connect.
 _BACKLOG: Final = 2048
 # Objects that may be garbage before the collector looks. The default of 700 (2000) is less than one
@@ -248,8 +250,9 @@ def _stop_with_stdin(server: _Server) -> None:
 
 async def _stop_on_failure(node: Node, server: _Server) -> None:
     """A node whose disk failed takes no part until it is restarted: end, and say why."""
-    async for _ in node.raft.leader_changes():
-        pass
+    # Where there was no leader before, no change of the leader tells of it.
+    while node.raft.failure is None and node.raft.state is not State.SHUTDOWN:  # noqa: ASYNC110 - no event does
+        await asyncio.sleep(_FAILURE_POLL_SECONDS)
     if not server.stopping.is_set():
         server.stop()
 

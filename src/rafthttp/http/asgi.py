@@ -90,6 +90,31 @@ async def serve(handle: Handle, scope: Scope, receive: Receive, send: Send) -> N
     await send({"type": "http.response.body", "body": response.body})
 
 
+async def serve_lifespan(
+    start: Callable[[], Awaitable[None]],
+    stop: Callable[[], Awaitable[None]],
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve the scope `lifespan`: from the server's start to its stop.
+
+    Raises:
+        Exception: what `start` raises, once the server has been told why it must not go on.
+    """
+    await receive()
+    try:
+        await start()
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        raise
+    try:
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+    finally:
+        await stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
 async def _answer(handle: Handle, scope: Scope, receive: Receive) -> Response | None:
     """The answer, or in its place a refusal once a server that tells so stops."""
     request = _request(scope, receive)

@@ -85,6 +85,22 @@ def resident_bytes(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES
 
 
+def reset_peak(pid: int) -> bool:
+    """Let `peak_bytes` count from now on; False where this kernel cannot (`clear_refs`)."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes(pid: int) -> int:
+    """The most resident memory of a process, since its start or since `reset_peak`."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    (peak,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) << 10
+
+
 def descriptors(pid: int) -> int:
     """Open file descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))

@@ -13,8 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -157,13 +158,13 @@ def fork_and_die(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, cannot_mount: Callable[[str], NoReturn]) -> Iterator[Path]:
     """A small file system of its own."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=24", "tmpfs", str(mounted)]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("A FULL DISK IS NOT TESTED for snapshots: needs the right to mount tmpfs")
+        cannot_mount("A FULL DISK IS NOT TESTED for snapshots: needs the right to mount tmpfs")
     yield mounted
     subprocess.run(["umount", str(mounted)], check=True)
 

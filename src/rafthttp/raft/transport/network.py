@@ -30,7 +30,7 @@ from rafthttp.raft.transport.protocols import (
     Stream,
     StreamLayer,
 )
-from rafthttp.raft.types import LogPosition, Server, ServerAddress, ServerID
+from rafthttp.raft.types import Leader, LogPosition, Server, ServerAddress, ServerID
 from rafthttp.raft.wire.limits import DEFAULT_LIMITS, WireLimits
 from rafthttp.raft.wire.records import (
     APPEND_ENTRIES,
@@ -121,6 +121,18 @@ class NetworkTransport:
 
     # -- outbound
 
+    def address_of(self, target: Server | Leader) -> ServerAddress:
+        """Where to dial a server: asked for each time, for it may move."""
+        if self._address_provider is not None:
+            try:
+                address = self._address_provider.server_address(target.id)
+            except Exception:  # noqa: BLE001 - the application's; the configuration still has one
+                _log.exception("no address for %s from the provider", target.id)
+                return target.address
+            if address is not None:
+                return address
+        return target.address
+
     def pipeline(
         self,
         target: Server,
@@ -128,7 +140,7 @@ class NetworkTransport:
         on_closed: Callable[[Exception], None],
     ) -> AppendPipeline:
         """Open a replication stream at once (`Transport`)."""
-        address = self._address_of(target)
+        address = self.address_of(target)
         pipeline = Pipeline(
             address,
             self._encoder,
@@ -144,7 +156,7 @@ class NetworkTransport:
 
     async def heartbeat(self, target: Server, term: int, timeout: float) -> AppendEntriesResponse:
         """One heartbeat on the peer's heartbeat stream (`Transport`)."""
-        address = self._address_of(target)
+        address = self.address_of(target)
         lane = self._heartbeats.get(address)
         if lane is None:
             lane = self._heartbeats[address] = _HeartbeatLane()
@@ -164,7 +176,7 @@ class NetworkTransport:
     ) -> RequestVoteResponse:
         """RequestVote on a pooled stream (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._pooled_call(self._address_of(target), REQUEST_VOTE, frame, timeout)
+        answer = await self._pooled_call(self.address_of(target), REQUEST_VOTE, frame, timeout)
         return _response(answer, RequestVoteResponse)
 
     async def request_pre_vote(
@@ -172,7 +184,7 @@ class NetworkTransport:
     ) -> RequestPreVoteResponse:
         """RequestPreVote on a pooled stream (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._pooled_call(self._address_of(target), REQUEST_PRE_VOTE, frame, timeout)
+        answer = await self._pooled_call(self.address_of(target), REQUEST_PRE_VOTE, frame, timeout)
         return _response(answer, RequestPreVoteResponse)
 
     async def timeout_now(
@@ -180,14 +192,14 @@ class NetworkTransport:
     ) -> TimeoutNowResponse:
         """TimeoutNow on a fresh stream: sent twice, it could start two elections (`Transport`)."""
         frame = encode_request(request)
-        answer = await self._fresh_call(self._address_of(target), TIMEOUT_NOW, frame, timeout)
+        answer = await self._fresh_call(self.address_of(target), TIMEOUT_NOW, frame, timeout)
         return _response(answer, TimeoutNowResponse)
 
     async def install_snapshot(
         self, target: Server, request: InstallSnapshotRequest, data: SnapshotSource, timeout: float
     ) -> InstallSnapshotResponse:
         """Send a snapshot on a stream of its own, then close it (`Transport`)."""
-        address = self._address_of(target)
+        address = self.address_of(target)
         try:
             async with asyncio.timeout(timeout):
                 stream = await self._dial_call(address, timeout)
@@ -283,18 +295,6 @@ class NetworkTransport:
         task.add_done_callback(self._tasks.discard)
 
     # -- dialed streams
-
-    def _address_of(self, target: Server) -> ServerAddress:
-        """Where to dial a server: asked for each time, for it may move."""
-        if self._address_provider is not None:
-            try:
-                address = self._address_provider.server_address(target.id)
-            except Exception:  # noqa: BLE001 - the application's; the configuration still has one
-                _log.exception("no address for %s from the provider", target.id)
-                return target.address
-            if address is not None:
-                return address
-        return target.address
 
     async def _dial(self, address: ServerAddress, timeout: float) -> Stream:
         """A new stream.

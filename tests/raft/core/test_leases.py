@@ -82,7 +82,7 @@ def test_the_planted_stale_read() -> None:
     dialogue = Dialogue()
     told(dialogue, CUT_OFF.format(early="on"), *[HEARTBEATS_TO_B] * 8)
     assert "b  leader" in told(dialogue, EARLY_CAMPAIGN, ELECTION, COMMIT)
-    with pytest.raises(InvariantError, match="stale read"):
+    with pytest.raises(InvariantError, match="fresh reads"):
         dialogue.run("read a 1")
 
 

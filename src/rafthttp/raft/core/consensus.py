@@ -63,9 +63,9 @@ class Consensus(Snapshots):
         """The cluster counts on nothing this server may have forgotten (ADR 9).
 
         `votes_from` is the end of what the leader that said so had committed in its term; the
-        caller has it durable, for `InitialState`. Until this log reaches it there is no vote and no
-        campaign, and no leader of an older term is heard: one may be left that still counts this
-        server by an old configuration.
+        caller has it durable, for `InitialState`. Nobody gets a vote whose log ends before it, there
+        is no campaign until this log reaches it, and no leader of an older term is heard: one may
+        be left that still counts this server by an old configuration.
         """
         server = self._server
         server.now_ns = now_ns
@@ -132,7 +132,7 @@ class Consensus(Snapshots):
         transfer = leadership_transfer and server.members.latest.has_vote(candidate)
         if (
             server.disk.failed
-            or not server.may_vote()
+            or not server.may_vote_for(last_index, last_term)
             or term < server.term
             or (outsider and server.members.latest.get(candidate) is None)
             or (sticks_to_leader(server, candidate) and not transfer)
@@ -289,21 +289,26 @@ class Consensus(Snapshots):
 
     # -- disk
 
-    def on_persisted(self, seq: Seq, now_ns: int) -> None:
-        """All writes up to `seq` are durable."""
+    def on_persisted(self, seq: Seq, now_ns: int) -> bool:
+        """All writes up to `seq` are durable. False: there is nothing new to do for it.
+
+        What waited for the write to be shown (`Ready.replies`) is the caller's to send, always.
+        """
         server = self._server
         server.now_ns = now_ns
         if server.disk.failed:
-            return
+            return False
         server.disk.completed(seq, now_ns)
         campaign = self._campaign
         if self._leadership is not None:
-            self._leadership.commit_due = True
-        elif campaign is not None and campaign.after is not None and campaign.after <= seq:
-            campaign.ask(server)
-            campaign.record(server.local_id, granted=True)
-            if campaign.is_won(server):
-                self._win(campaign)
+            return self._leadership.on_own_copy()
+        if campaign is None or campaign.after is None or campaign.after > seq:
+            return False
+        campaign.ask(server)
+        campaign.record(server.local_id, granted=True)
+        if campaign.is_won(server):
+            self._win(campaign)
+        return True
 
     def on_persist_failed(self, seq: Seq, now_ns: int) -> None:
         """A write failed: nothing is known of the disk; this server takes no part any more (S6)."""

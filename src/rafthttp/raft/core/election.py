@@ -175,7 +175,7 @@ def grants_pre_vote(
     """
     return (
         not server.disk.failed
-        and server.may_vote()
+        and server.may_vote_for(last_index, last_term)
         and term > 0
         and term >= server.term
         and not sticks_to_leader(server, candidate)

@@ -72,7 +72,7 @@ class Server:
         assert self.log.last_index == initial.last_index, "the runs reach the last entry"
         assert self.log.last_term <= self.term, "the term is not behind the log"
         self.votes_from: LogPosition = initial.votes_from
-        """What the log must reach before this server votes: see `may_vote`."""
+        """What a log must have reached: its own, to campaign; else a candidate's, for a vote."""
         assert self.votes_from.term <= self.term, "the term is not behind it"
         self.sizes = SizeWindow(initial.last_index)
         self.disk = Durability(initial.last_index, self.term)
@@ -148,6 +148,14 @@ class Server:
         """
         log = self.log
         return LogPosition(log.last_term, log.last_index) >= self.votes_from
+
+    def may_vote_for(self, last_index: Index, last_term: Term) -> bool:
+        """Whether a candidate's log may be compared with this one: it holds the removal, or both.
+
+        The own log need not: it votes as if it ended at `votes_from`. It would wait for ever where
+        its vote is the one that a leader needs who could bring its log there.
+        """
+        return LogPosition(last_term, last_index) >= self.votes_from or self.may_vote()
 
     def disk_is_late(self) -> bool:
         """Whether the oldest write has been pending for too long (S74)."""

@@ -206,6 +206,10 @@ class AppendEncoder:
         self._leader = header.address
         self._middle = self._id + address + b"\xb1LeaderCommitIndex"
         self._version = b"\xafProtocolVersion" + version + b"\xa4Term"
+        # The last frame with entries: peers that stand at one place get the same.
+        self._last: tuple[Term, Index, Term, Index] | None = None
+        self._last_records: Sequence[bytes] = ()
+        self._last_frame = b""
 
     def encode(
         self,
@@ -221,6 +225,9 @@ class AppendEncoder:
         `Entries` is nil in a heartbeat and an empty array in any other request without entries, as
         a Go leader writes them.
         """
+        place = term, prev_log_index, prev_log_term, leader_commit
+        if records and place == self._last and records == self._last_records and leader is None:
+            return self._last_frame
         middle = self._middle
         if leader is not None and leader != self._leader:
             middle = self._id + pack_name(leader) + b"\xb1LeaderCommitIndex"
@@ -230,7 +237,7 @@ class AppendEncoder:
             entries = b"\x90"
         else:
             entries = NIL
-        return b"".join(
+        frame = b"".join(
             (
                 self._head,
                 entries,
@@ -245,6 +252,9 @@ class AppendEncoder:
                 pack_uint(term),
             )
         )
+        if records and leader is None:
+            self._last, self._last_records, self._last_frame = place, records, frame
+        return frame
 
 
 def encode_request(request: Request) -> bytes:

@@ -15,8 +15,7 @@
 | `fresh_reads` | a read covers what was committed when it was asked | §8, thesis §6.4 |
 | `healed` | after healing: one leader, serving, converged, every answer kept | §5.4.3 |
 | `bounded` | elections and snapshots a second | thesis §9.3 |
-
-`rafthttp.testing.linearizability` judges what the clients saw.
+| `linearizable` | what clients saw happened in one order | §8, thesis §6.3 |
 """
 
 from rafthttp.testing.invariants.checks import Checks

@@ -5,7 +5,7 @@ Knows which event concerns which property; not what any of them means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from rafthttp.raft.core.ready import HardState, Reply, VoteReply, VoteRequest
 from rafthttp.raft.types import Configuration, Index, ServerID, State, Term
@@ -13,7 +13,7 @@ from rafthttp.testing.coremember import Entry, Request
 from rafthttp.testing.invariants import configurations
 from rafthttp.testing.invariants.acknowledged import check_reply, check_request, check_vote
 from rafthttp.testing.invariants.bounded import Bounded
-from rafthttp.testing.invariants.durable_commit import check_durable
+from rafthttp.testing.invariants.durable_commit import DurableCommit
 from rafthttp.testing.invariants.election_safety import ElectionSafety
 from rafthttp.testing.invariants.fresh_reads import FreshReads
 from rafthttp.testing.invariants.leader_append_only import LeaderAppendOnly
@@ -32,6 +32,7 @@ class Checks:
         self.states = StateMachineSafety()
         self.bounded = Bounded()
         self.reads = FreshReads()
+        self.durable = DurableCommit()
         self._elections = ElectionSafety()
         self._append_only = LeaderAppendOnly()
         self._matching = LogMatching()
@@ -83,11 +84,16 @@ class Checks:
         self.states.on_commit(server, index, entry)
 
     def on_leader_commit(
-        self, term: Term, index: Index, entry: Entry, voters: Iterable[Voter], quorum: int
+        self,
+        term: Term,
+        index: Index,
+        entry: Entry,
+        configuration: Configuration,
+        servers: Mapping[ServerID, Voter],
     ) -> None:
-        """The leader of `term` holds an entry for committed."""
+        """The leader of `term`, of that configuration, holds an entry for committed."""
         self._committed_in[term] = index
-        check_durable(index, entry, voters, quorum)
+        self.durable.on_commit(index, entry, configuration, servers)
 
     def on_hard_state(self, server: ServerID, before: HardState, now: HardState) -> None:
         """Term and vote were written."""

@@ -20,4 +20,4 @@ class FreshReads:
         """A leader serves it at that index."""
         asked = self._asked[read]
         if read_index < asked:
-            raise InvariantError(f"stale read: {server} serves at {read_index}, asked at {asked}")
+            raise InvariantError(f"fresh reads: {server} serves at {read_index}, asked at {asked}")

@@ -26,7 +26,7 @@ def caught_by_dialogue(mutant: Mutant, told: str) -> bool:
     with planted(mutant):
         try:
             return run_dialogue(told) != told
-        except (AssertionError, IndexError, KeyError):
+        except Exception:  # noqa: BLE001 - whatever a broken core raises
             return True
 
 
@@ -51,6 +51,6 @@ def caught_by_simulator(mutant: Mutant, seeds: Iterable[int]) -> Failure | None:
         for seed in seeds:
             try:
                 Cluster(seed).run(EVENTS)
-            except (AssertionError, IndexError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a broken core raises
                 return Failure(seed, f"{type(error).__name__}: {error}")
     return None

@@ -9,7 +9,7 @@ from rafthttp.raft.core.leadership import Leadership
 from rafthttp.raft.core.membership import Membership
 from rafthttp.raft.core.server import Server
 from rafthttp.raft.core.status import Status
-from rafthttp.raft.types import Configuration, Index, LogPosition
+from rafthttp.raft.types import Configuration, Index, LogPosition, Term
 from rafthttp.testing.mutants.plant import Patch
 
 # pyright: reportPrivateUsage=false
@@ -79,6 +79,15 @@ def votes_at_once(patch: Patch) -> None:
     patch.set(Server, "may_vote", may_vote)
 
 
+def votes_only_when_caught_up(patch: Patch) -> None:
+    """ADR 9: who lost its state refuses even those who hold its removal; it may be needed."""
+
+    def may_vote_for(self: Server, _last_index: Index, _last_term: Term) -> bool:
+        return self.may_vote()
+
+    patch.set(Server, "may_vote_for", may_vote_for)
+
+
 def hears_deposed_leaders(patch: Patch) -> None:
     """ADR 9: who lost its state acknowledges entries of leaders older than its removal."""
 
@@ -91,6 +100,7 @@ def hears_deposed_leaders(patch: Patch) -> None:
 
 PLANTS: Final = (
     (votes_at_once, "lost_state", False),
+    (votes_only_when_caught_up, "lost_state_needed", False),
     (hears_deposed_leaders, "lost_state_deposed", False),
     (early_configuration, "concurrent_removals", True),
     (two_configurations, "configuration_change", True),

@@ -25,8 +25,8 @@ from rafthttp.raft.types import (
 from rafthttp.testing.coremember import Entry
 from rafthttp.testing.invariants import Checks, InvariantError
 from rafthttp.testing.invariants.healed import Acknowledged, check_healed
+from rafthttp.testing.invariants.linearizable import check_clients
 from rafthttp.testing.invariants.view import Voter
-from rafthttp.testing.linearizability import check_linearizable
 from rafthttp.testing.sim.clients import Clients
 from rafthttp.testing.sim.faults import MS, Faults
 from rafthttp.testing.sim.go import GoVoter
@@ -213,6 +213,7 @@ class Cluster:
                         break
                 elif core.configuration_index <= core.commit_index and self._leads_on(core):
                     server.wiped = None
+                    self.checks.durable.on_disk(server)
                     server.start()
                     server.take_part(LogPosition(core.term, core.commit_index))
         self.world.after(20 * MS, self.release_wiped)
@@ -240,7 +241,7 @@ class Cluster:
         self._heal()
         harmed = world.now_ns
         self.checks.bounded.check(harmed, _TERMS_PER_SECOND, _SNAPSHOTS_PER_SECOND)
-        check_linearizable(self.clients.finish())
+        check_clients(self.clients.finish())
 
     def _heal(self) -> None:
         """All faults end; the cluster must be whole within `HEAL_NS`."""

@@ -34,6 +34,7 @@ class SimDisk:
         on_done: called with the writes that became durable, in order.
         on_failed: called with the number of a write that failed; nothing is done after it.
         on_hard_state: called with term and vote before and after each write of them.
+        on_changed: called when another log is found by the next start than before.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SimDisk:
         on_done: Callable[[list[Write]], None],
         on_failed: Callable[[Seq], None],
         on_hard_state: Callable[[HardState, HardState], None],
+        on_changed: Callable[[], None],
     ) -> None:
         self.durable = Disk()
         self.hung_until_ns = 0
@@ -53,6 +55,7 @@ class SimDisk:
         self._on_done = on_done
         self._on_failed = on_failed
         self._on_hard_state = on_hard_state
+        self._on_changed = on_changed
         self._queue: deque[Write] = deque()
         self._busy = False
         self._failed = False
@@ -83,6 +86,7 @@ class SimDisk:
             if queue and rng.random() < self._faults.torn_write_chance:
                 self._tear(queue[0])
         self._forget()
+        self._on_changed()
 
     def wipe(self) -> None:
         """Everything is lost."""
@@ -149,11 +153,13 @@ class SimDisk:
             if write.first - 1 > disk.base:
                 del disk.entries[: write.first - 1 - disk.base]
                 disk.base = write.first - 1
+                self._on_changed()
             return
         before = disk.hard_state
         disk.write(persist, write.entries)
         if persist.hard_state is not None:
             self._on_hard_state(before, persist.hard_state)
+        self._on_changed()
 
     def _tear(self, write: Write) -> None:
         if write.persist is not None:

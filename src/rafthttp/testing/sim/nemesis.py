@@ -302,12 +302,11 @@ class Nemesis:
         chosen = ids[self._chance.below(len(ids))]
         member = old.get(chosen)
         server = self._cluster.server
-        # As a join does it: who forgot everything catches up first, then is promoted.
-        catches_up = not self._cluster.processes[chosen].may_vote
         if member is None:
-            voter = rng.random() < 0.5 and not catches_up
+            # At once, as AddVoter does it; a join has the server catch up first.
+            voter = rng.random() < 0.5
             return old.with_server(server(chosen, Suffrage.VOTER if voter else Suffrage.NONVOTER))
-        if rng.random() < 0.5 or catches_up:
+        if rng.random() < 0.5:
             return old.without(chosen)
         voter = member.suffrage is Suffrage.VOTER
         return old.with_server(server(chosen, Suffrage.NONVOTER if voter else Suffrage.VOTER))

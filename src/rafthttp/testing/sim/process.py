@@ -62,7 +62,12 @@ class Process:
         self.life = 0
         self.core: Consensus | None = None
         self.device = SimDisk(
-            cluster.world, cluster.faults, self._on_written, self._on_failed, self._on_hard_state
+            cluster.world,
+            cluster.faults,
+            self._on_written,
+            self._on_failed,
+            self._on_hard_state,
+            self._on_disk,
         )
         self.machine: Machine = cluster.new_machine()
         self.base: Index = 0
@@ -100,14 +105,6 @@ class Process:
     def is_leader(self) -> bool:
         """Whether it is up and says that it leads."""
         return self.core is not None and self.core.state is State.LEADER
-
-    @property
-    def may_vote(self) -> bool:
-        """Whether it holds its own removal again, or was never wiped."""
-        core, votes_from = self.core, self.disk.votes_from
-        return votes_from.term == 0 or (
-            core is not None and LogPosition(core.last_term, core.last_index) >= votes_from
-        )
 
     def holds(self, index: Index, entry: Entry) -> bool:
         """Whether its disk has that entry, or a snapshot that covers it.
@@ -148,6 +145,7 @@ class Process:
         disk.entries = disk.entries[max(self.base - disk.base, 0) :]
         disk.entries = disk.entries[: initial.last_index - self.base]
         disk.base = self.base
+        self._on_disk()
         self.log = list(disk.entries)
         snapshot = disk.snapshot
         self.machine = self.cluster.new_machine() if snapshot is None else self._state_of(snapshot)
@@ -295,13 +293,12 @@ class Process:
     def _apply(self, core: Consensus, first: Index, last: Index) -> None:
         checks, machine = self.cluster.checks, self.machine
         if core.state is State.LEADER:
-            voters = core.configuration.voters
             checks.on_leader_commit(
                 core.term,
                 last,
                 self.log[last - self.base - 1],
-                [self.cluster.voters[v.id] for v in voters],
-                core.configuration.quorum_size,
+                core.configuration,
+                self.cluster.voters,
             )
         assert first == machine.applied + 1, "each entry once, in order"
         for index in range(first, last + 1):
@@ -366,6 +363,9 @@ class Process:
 
     def _on_hard_state(self, before: HardState, now: HardState) -> None:
         self.cluster.checks.on_hard_state(self.id, before, now)
+
+    def _on_disk(self) -> None:
+        self.cluster.checks.durable.on_disk(self)
 
     def _on_written(self, writes: list[Write]) -> None:
         self._written(self.life, writes)

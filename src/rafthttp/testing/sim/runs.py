@@ -49,10 +49,12 @@ class Report:
     seen: Counter[str] = field(default_factory=Counter[str])
     failures: list[Failure] = field(default_factory=list[Failure])
 
-    def add(self, cluster: Cluster) -> None:
-        """Count one run."""
-        world, checks = cluster.world, cluster.checks
+    def add(self, cluster: Cluster | None) -> None:
+        """Count one run; None for one that never began."""
         self.runs += 1
+        if cluster is None:
+            return
+        world, checks = cluster.world, cluster.checks
         self.events += world.events
         self.simulated_ns += world.now_ns
         self.committed += checks.states.committed_index
@@ -94,11 +96,11 @@ def simulate_core(
         AssertionError: a property is broken; the text names it, and the seed.
     """
     report = Report()
-    cluster = Cluster(seed, faults, servers=servers, clients=clients, skipped=skipped)
     try:
+        cluster = Cluster(seed, faults, servers=servers, clients=clients, skipped=skipped)
         cluster.run(events)
-    except (AssertionError, IndexError, KeyError) as error:
-        # Index and key errors too: a broken core hands out what is in no log.
+    except Exception as error:
+        # Whatever a broken core raises: it may hand out what is in no log.
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
     report.add(cluster)
     return report
@@ -108,10 +110,11 @@ def simulate_seeds(seeds: Iterable[int], *, events: int = EVENTS) -> Report:
     """Run many seeds, failing ones included, and add them up."""
     report = Report()
     for seed in seeds:
-        cluster = Cluster(seed)
+        cluster = None
         try:
+            cluster = Cluster(seed)
             cluster.run(events)
-        except (AssertionError, IndexError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other seeds go on
             report.failures.append(Failure(seed, f"{type(error).__name__}: {error}"))
         report.add(cluster)
     return report

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final, NamedTuple
 
 from rafthttp.testing.shrink import shrink_items, shrink_number
-from rafthttp.testing.sim.cluster import Cluster
+from rafthttp.testing.sim.cluster import Cluster, swarm_of
 from rafthttp.testing.sim.faults import Faults
 from rafthttp.testing.sim.nemesis import Deed
 
@@ -25,11 +25,15 @@ _OTHER_SEEDS: Final = 6
 
 
 class Outcome(NamedTuple):
-    """How a run ended. `events` counts those until then, `text` is empty where all is well."""
+    """How a run ended. `events` counts those until then, `text` is empty where all is well.
+
+    `servers`: how many there were, 0 in a run that never began.
+    """
 
     text: str
     events: int
     deeds: tuple[Deed, ...]
+    servers: int = 0
 
     @property
     def broken(self) -> str:
@@ -62,14 +66,17 @@ class Schedule:
 
     def play(self) -> Outcome:
         """Run it."""
-        cluster = self.cluster()
+        cluster = None
         text = ""
         try:
+            cluster = self.cluster()
             cluster.run(self.events)
-        except (AssertionError, IndexError, KeyError) as error:
-            # Index and key errors too: a broken core hands out what is in no log.
+        except Exception as error:  # noqa: BLE001 - whatever a broken core raises, it is shrunk
             text = f"{type(error).__name__}: {error}"
-        return Outcome(text, cluster.world.events, tuple(cluster.nemesis.deeds))
+        if cluster is None:
+            return Outcome(text, 0, ())
+        deeds = tuple(cluster.nemesis.deeds)
+        return Outcome(text, cluster.world.events, deeds, len(cluster.voters))
 
     @property
     def call(self) -> str:
@@ -132,7 +139,7 @@ class _Shrinker:
     """The smallest failing schedule so far."""
 
     def __init__(self, schedule: Schedule, outcome: Outcome, tries_max: int) -> None:
-        faults = schedule.cluster().faults
+        faults = swarm_of(schedule.seed) if schedule.faults is None else schedule.faults
         self.best = replace(schedule, faults=faults)
         self.outcome = outcome
         self.tries = 1
@@ -175,8 +182,7 @@ class _Shrinker:
 
     def drop_servers_and_clients(self) -> None:
         """Three servers, one client, where that does."""
-        most = len(self.best.cluster().voters)
-        for servers in range(3, most):
+        for servers in range(3, self.outcome.servers):
             if self._fails(replace(self.best, servers=servers), _OTHER_SEEDS):
                 break
         for clients in (1, 2):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import h11
@@ -35,6 +36,12 @@ INTERIM_RESPONSES_MAX: Final = 8
 """1xx responses accepted before the 101; servers send at most one (100 or 103)."""
 
 USER_AGENT: Final = "raft-http"
+
+# The 101 as we and as Go send it; any other is h11's to read. Matches nothing in parts.
+_RAFT_101: Final = re.compile(
+    rb"HTTP/1\.1 101 Switching Protocols\r\nUpgrade: raft\r\n(?:Connection: Upgrade\r\n)?"
+    rb"(?:" + CLUSTER_ID_HEADER.encode("ascii") + rb": ([!-~]{1,255})\r\n)?\r\n"
+)
 
 _HOST: Final = re.compile(r"[\x21-\x7e]*")
 
@@ -89,6 +96,15 @@ def switching_protocols(cluster_id: str | None) -> bytes:
     return head + b"\r\n"
 
 
+@lru_cache(maxsize=32)
+def _upgrade_request(path: str, fields: tuple[tuple[str, str], ...]) -> tuple[h11.Request, bytes]:
+    """A GET, and its bytes; a server sends the same few again and again."""
+    request = h11.Request(method="GET", target=path, headers=list(fields))
+    connection = h11.Connection(h11.CLIENT)
+    data = connection.send(request) or b""
+    return request, data + (connection.send(h11.EndOfMessage()) or b"")
+
+
 class ClientHandshake:
     """The dialing side: send `request()`, feed `receive` until it says True, take `leftover`.
 
@@ -99,31 +115,28 @@ class ClientHandshake:
     """
 
     protocol = RAFT_PROTOCOL
+    _known_101: re.Pattern[bytes] | None = _RAFT_101
 
     def __init__(self, host: str, path: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.leftover = b""
         self.response_headers = Headers(())
-        self._connection = h11.Connection(h11.CLIENT, HEAD_SIZE_BYTES_MAX)
         self._interim_responses = 0
         self._status: int | None = None
         self._body = bytearray()
-        self._request = h11.Request(
-            method="GET",
-            target=path,
-            headers=[
-                ("Host", host),
-                ("User-Agent", USER_AGENT),
-                ("Upgrade", self.protocol),
-                ("Connection", "Upgrade"),
-                *headers,
-            ],
+        fields = (
+            ("Host", host),
+            ("User-Agent", USER_AGENT),
+            ("Upgrade", self.protocol),
+            ("Connection", "Upgrade"),
+            *headers,
         )
+        self._request, self._data = _upgrade_request(path, fields)
+        # Made once an answer comes that is not the usual one.
+        self._parser: h11.Connection | None = None
 
     def request(self) -> bytes:
         """The request's bytes; to be sent once."""
-        data = self._connection.send(self._request)
-        data += self._connection.send(h11.EndOfMessage()) or b""
-        return data
+        return self._data
 
     def receive(self, data: bytes) -> bool:
         """Take what was read (empty at EOF); True once the stream is established.
@@ -131,8 +144,15 @@ class ClientHandshake:
         Raises:
             HandshakeError: it will not be; `status` is set if the peer answered.
         """
+        pattern = self._known_101 if self._parser is None else None
+        if pattern is not None and (known := pattern.match(data)) is not None:
+            if known[1] is not None:
+                self.response_headers = Headers([(CLUSTER_ID_HEADER.encode(), known[1])])
+            self.leftover = data[known.end() :]
+            return True
+        connection = self._connection
         try:
-            self._connection.receive_data(data)
+            connection.receive_data(data)
             return self._step(at_end=not data)
         except h11.RemoteProtocolError as error:
             if self._status is not None:
@@ -140,6 +160,14 @@ class ClientHandshake:
             if not data:
                 raise HandshakeError("the peer closed the connection before its answer") from error
             raise HandshakeError(f"the answer is not HTTP/1.1: {error}") from error
+
+    @property
+    def _connection(self) -> h11.Connection:
+        if self._parser is None:
+            self._parser = h11.Connection(h11.CLIENT, HEAD_SIZE_BYTES_MAX)
+            self._parser.send(self._request)
+            self._parser.send(h11.EndOfMessage())
+        return self._parser
 
     def _step(self, *, at_end: bool) -> bool:
         while True:

@@ -27,6 +27,7 @@ log: Final = logging.getLogger("rafthttp.http")
 CONNECTIONS_MAX: Final = 1024
 """Connections at a time, streams among them. 50 members with a dozen streams a pair need 600."""
 
+_BACKLOG: Final = CONNECTIONS_MAX  # asyncio's own 100 loses a burst of dials to retransmissions
 IDLE_SECONDS: Final = 75.0
 """How long a connection may wait between two requests; above the idle time of our own pool."""
 
@@ -107,6 +108,7 @@ class Listener:
             self._port,
             ssl=self._ssl,
             ssl_handshake_timeout=timeout,
+            backlog=_BACKLOG,
         )
 
     async def close(self) -> None:

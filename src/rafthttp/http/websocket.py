@@ -49,6 +49,7 @@ class WebSocketHandshake(ClientHandshake):
     """The dialing side's handshake; see `ClientHandshake`."""
 
     protocol = WEBSOCKET
+    _known_101 = None  # it answers a key
 
     def __init__(self, host: str, path: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         key = base64.b64encode(secrets.token_bytes(16)).decode("ascii")

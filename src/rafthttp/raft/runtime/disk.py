@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from rafthttp.raft.errors import StorageError
 from rafthttp.raft.runtime import threads
+from rafthttp.raft.runtime.thread_room import ThreadRoom
 from rafthttp.raft.storage.protocols import LogStore, MaintainedStore, StableStore
 from rafthttp.raft.types import LogWrite
 
@@ -134,6 +135,7 @@ class ThreadLane:
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] | None = None
+        self._room = ThreadRoom()
         # Bounded: pending proposals and the frames of a leader in flight are.
         self._jobs: threads.Jobs[_Item] = threads.Jobs(
             "rafthttp-disk", self._do, _ITEMS_AT_ONCE_MAX
@@ -142,6 +144,7 @@ class ThreadLane:
     def submit(self, seq: int, write: LogWrite) -> bool:
         """Queue one write; `on_durable(seq)` or `on_failed(seq, error)` follows on the loop."""
         self._jobs.put(_Write(seq, write))
+        self._room.given(seq)
         return False
 
     async def call(self, function: Callable[..., _T], *args: Any) -> _T:
@@ -167,6 +170,7 @@ class ThreadLane:
         """
         if self._closed is None:
             self._closed = self._loop.create_future()
+            self._room.close()
             self._jobs.put(None)
         try:
             await asyncio.wait_for(asyncio.shield(self._closed), _CLOSE_TIMEOUT_S)
@@ -203,7 +207,11 @@ class ThreadLane:
         except Exception as error:  # noqa: BLE001 - any failure poisons: the core must hear of it
             self._tell(self._on_failed, writes[0].seq, error)
         else:
-            self._tell(self._on_durable, writes[-1].seq)
+            self._tell(self._flushed, writes[-1].seq)
+
+    def _flushed(self, seq: int) -> None:
+        self._room.done(seq)
+        self._on_durable(seq)
 
     def _maintain(self) -> None:
         try:

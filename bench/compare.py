@@ -2,22 +2,37 @@
 
     python -m bench.compare [--quick] [--only TEXT] [--directory DIR]
 
-Each row runs two clusters of three processes in turn on this machine. Writes `bench/results.json`,
-`bench/results.md` and `bench/results.svg`.
+Each row runs two clusters of three processes in turn on this machine; then come the figures of
+`bench/figures`. Writes `bench/results.json`, `bench/results.md` and `bench/results.svg`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
-from bench.pairs import Comparison, compare
+from bench.figures.figure import Measure
+from bench.pairs import compare
 from bench.peers import go, ours, pysyncobj_cluster, services
 from bench.peers.base import Load, Make, MissingPeerError
 
 Goals = dict[int, float | None]
+
+FIGURES = (
+    "carriers",
+    "dial",
+    "snapshot",
+    "failover",
+    "idle",
+    "restart",
+    "growth",
+    "busy_loop",
+    "wide_area",
+)
+NOT_QUICK = ("growth", "failover")
 
 MEMORY = "memory, 64 B, against Go"
 FSYNC = "fsync, 64 B, against Go + boltdb"
@@ -59,11 +74,15 @@ def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
     )
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Run what is asked for, and write what it gave."""
-    pairs, seconds = (1, 1.5) if arguments.quick else (3, 4.0)
-    rows: list[Comparison] = []
-    missing: list[str] = []
+def figures() -> Iterator[tuple[str, Measure]]:
+    """Every other figure, by the name of its module."""
+    for name in FIGURES:
+        yield name, importlib.import_module(f"bench.figures.{name}").measure
+
+
+def compare_all(arguments: argparse.Namespace, sections: report.Sections) -> None:
+    """Rates of commits and requests, ours and a peer's in turn."""
+    pairs, seconds = (1, 1.0) if arguments.quick else (3, 4.0)
     for title, mine, peer, size, goals in plan():
         if arguments.only not in title:
             continue
@@ -72,17 +91,37 @@ def main(arguments: argparse.Namespace) -> None:
         try:
             found = compare(title, mine, peer, loads, pairs, arguments.directory)
         except MissingPeerError as error:
-            missing.append(f"{title}: {error}")
-            print(f"  not measured: {error}", flush=True)
+            sections.add(report.missing(title, str(error)))
+        else:
+            sections.add(report.rates(title, found))
+
+
+def measure_all(arguments: argparse.Namespace, sections: report.Sections) -> None:
+    """All other figures."""
+    for name, measure in figures():
+        if arguments.only not in name:
             continue
-        rows += found
-        print(report.markdown(found, ()), flush=True)
-    report.write(Path(__file__).parent, rows, missing)
+        print(name, flush=True)
+        if arguments.quick and name in NOT_QUICK:
+            sections.add(report.missing(name, "not in a quick run"))
+        else:
+            sections.add(report.figure(name, measure(arguments.quick, arguments.directory)))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run what is asked for, and write what it gave."""
+    titles = [title for title, *_ in plan()] + list(FIGURES)
+    sections = report.Sections(Path(__file__).parent, titles, keep=bool(arguments.only))
+    try:
+        compare_all(arguments, sections)
+        measure_all(arguments, sections)
+    finally:
+        sections.write()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one pair of short runs each")
-    parser.add_argument("--only", default="", help="comparisons with this text in their title")
+    parser.add_argument("--only", default="", help="what has this text in its title; keep the rest")
     parser.add_argument("--directory", type=Path, help="where the clusters keep their files")
     main(parser.parse_args())

@@ -125,6 +125,7 @@ class LineCluster:
 
     def __init__(self, processes: Sequence[LineProcess]) -> None:
         self._processes = list(processes)
+        self._voters = len(processes)
         wait_until(self._find_leader, "an election")
 
     def bench(self, load: Load) -> Sample:
@@ -140,6 +141,15 @@ class LineCluster:
             answer["cpu_seconds"] / answer["seconds"],
         )
 
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """A question to the leader, its answer."""
+        wait_until(self._find_leader, "an election")
+        return self._processes[0].ask(question)
+
+    def stop_last(self) -> None:
+        """End one process that does not lead."""
+        self._processes.pop().stop()
+
     def pids(self) -> Sequence[int]:
         """The processes, the leader's first (`Cluster`)."""
         return [each.pid for each in self._processes]
@@ -153,7 +163,7 @@ class LineCluster:
         """Bring the leader to the front once it leads all."""
         answers = [each.ask({}) for each in self._processes]
         for position, answer in enumerate(answers):
-            if answer["leads"] and answer["voters"] == len(self._processes):
+            if answer["leads"] and answer["voters"] == self._voters:
                 self._processes.insert(0, self._processes.pop(position))
                 return True
         return False

@@ -72,7 +72,7 @@ def make(name: str, *, bolt: bool, tuned: bool = False) -> Make:
         commands: list[list[str]] = []
         for number, address in enumerate(addresses):
             command = [str(BINARY), "-id", f"n{number}", "-address", address]
-            command += ["-log-level", "ERROR", *(TUNED if tuned else ())]
+            command += ["-count", "-log-level", "ERROR", *(TUNED if tuned else ())]
             command += ["-bootstrap"] if number == 0 else ["-join", addresses[0]]
             if bolt:
                 command += ["-data-dir", str(directory / f"n{number}")]

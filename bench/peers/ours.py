@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.peers.base import LineCluster, LineProcess, Make, free_ports
@@ -10,14 +11,16 @@ from bench.peers.base import LineCluster, LineProcess, Make, free_ports
 NODE = Path(__file__).with_name("ours_node.py")
 
 
-def make(name: str, *, fsync: bool, uvloop: bool = True) -> Make:
-    """Three nodes, in memory or with the sqlite store."""
+def make(
+    name: str, *, fsync: bool, uvloop: bool = True, program: Sequence[str] = (str(NODE),)
+) -> Make:
+    """Three nodes, in memory or with the sqlite store; `program` is what Python runs for each."""
 
     def start(directory: Path) -> LineCluster:
         ports = free_ports(3)
         processes: list[LineProcess] = []
         for number, port in enumerate(ports):
-            command = [sys.executable, str(NODE), f"n{number}", f"127.0.0.1:{port}"]
+            command = [sys.executable, *program, f"n{number}", f"127.0.0.1:{port}"]
             if number == 0:
                 command.append("--bootstrap")
             else:

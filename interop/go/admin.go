@@ -29,6 +29,7 @@ func (n *node) addAdmin(mux *http.ServeMux) {
 		"POST /barrier":      n.postBarrier,
 		"POST /verify":       n.postVerify,
 		"POST /bench":        n.postBench,
+		"POST /dials":        n.postDials,
 		"POST /snapshot":     n.postSnapshot,
 		"POST /transfer":     n.postTransfer,
 		"POST /addvoter":     n.postAddVoter,

@@ -49,10 +49,15 @@ func (n *node) postBench(r *http.Request) (any, error) {
 }
 
 func (n *node) work(w *worker, prefix string, size int, deadline time.Time) {
+	same := make([]byte, size)
 	for number := 0; time.Now().Before(deadline); number++ {
-		id := fmt.Sprintf("%s-%d", prefix, number)
+		data := same
+		if !n.opts.count { // the ledger wants ids
+			id := fmt.Sprintf("%s-%d", prefix, number)
+			data = command(id, max(size-len(id)-1, 0))
+		}
 		begin := time.Now()
-		if err := n.raft.Apply(command(id, max(size-len(id)-1, 0)), actTimeout).Error(); err != nil {
+		if err := n.raft.Apply(data, actTimeout).Error(); err != nil {
 			w.errors++
 			w.last = err
 			return

@@ -97,7 +97,14 @@ func startNode(o *options) (*node, error) {
 			return nil, err
 		}
 	}
-	n.raft, err = raft.NewRaft(o.raft, newSessionFSM(n.fsm), s.logs, s.stable, s.snapshots, transport)
+	var fsm raft.FSM = newSessionFSM(n.fsm)
+	if o.count {
+		fsm = &counter{}
+	}
+	if o.blobBytes > 0 {
+		fsm = &blob{size: o.blobBytes}
+	}
+	n.raft, err = raft.NewRaft(o.raft, fsm, s.logs, s.stable, s.snapshots, transport)
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,8 @@ import (
 // options is the command line. The names after `raft` are hashicorp/raft's own.
 type options struct {
 	id, address, listen, path, dataDir, join string
-	bootstrap, newTimeFormat, noSync         bool
+	bootstrap, newTimeFormat, noSync, count  bool
+	blobBytes                                int64
 	timeout                                  time.Duration
 	raft                                     *raft.Config
 }
@@ -29,6 +30,8 @@ func parseOptions() *options {
 	flag.BoolVar(&o.bootstrap, "bootstrap", false, "begin a cluster with this server alone, unless there is state")
 	flag.BoolVar(&o.newTimeFormat, "new-time-format", false, "NetworkTransportConfig.MsgpackUseNewTimeFormat")
 	flag.BoolVar(&o.noSync, "no-sync", false, "bolt without fsync")
+	flag.BoolVar(&o.count, "count", false, "a state machine that only counts, for benchmarks")
+	flag.Int64Var(&o.blobBytes, "blob-bytes", 0, "a state machine of that size that holds nothing, for benchmarks")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Second, "of the transport")
 
 	flag.DurationVar(&conf.HeartbeatTimeout, "heartbeat-timeout", conf.HeartbeatTimeout, "")

@@ -231,7 +231,8 @@ class VirtualTransport(asyncio.Transport):
         if self._flight and self._flight[-1][1] in (None, _RESET):
             return
         network = self.network
-        arrival = max(self._last_arrival, network.loop.now + network.latency())
+        latency = network.latency(self.local, self.remote)
+        arrival = max(self._last_arrival, network.loop.now + latency)
         self._last_arrival = arrival
         self._flight.append((arrival, chunk))
         self._flight_bytes += len(chunk or b"")
@@ -322,7 +323,8 @@ class VirtualNetwork:
         blocked: pairs of hosts, from and to, between which nothing comes through.
         clogged: likewise, each until a time.
         dark: hosts without power: they answer nothing, not even with a reset.
-        latency_max: a piece takes up to this.
+        distances: pairs of hosts, from and to, and what a piece takes at least between them.
+        latency_max: a piece takes up to this, beyond the distance.
         delay_chance: it takes up to fifty times as long.
         reset_chance: a connection ends at this piece.
         refuse_chance: a dial is refused.
@@ -339,6 +341,7 @@ class VirtualNetwork:
         self.blocked: set[tuple[str, str]] = set()
         self.clogged: dict[tuple[str, str], float] = {}
         self.dark: set[str] = set()
+        self.distances: dict[tuple[str, str], float] = {}
         self.latency_max = 0.001
         self.delay_chance = self.reset_chance = self.refuse_chance = 0.0
         self.cuts = "whole"
@@ -351,13 +354,13 @@ class VirtualNetwork:
 
     # -- what the faults ask
 
-    def latency(self) -> float:
-        """Of one piece."""
+    def latency(self, source: str, target: str) -> float:
+        """Of one piece, between two hosts."""
         seconds = self.latency_max * self._rng.random()
         if self.delay_chance and self._rng.random() < self.delay_chance:
             self.seen["delay"] += 1
             seconds *= 50 * self._rng.random()
-        return seconds
+        return self.distances.get((source, target), 0.0) + seconds
 
     def cut(self, size: int) -> int:
         """How much of `size` bytes goes in one piece."""
@@ -442,7 +445,7 @@ class VirtualNetwork:
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         """Dial; waits for as long as nobody answers."""
         key = f"{host}:{port}"
-        await asyncio.sleep(self.latency())
+        await asyncio.sleep(self.latency(life.host, host))
         while (
             self.is_held(life.host, host) or self.is_held(host, life.host) or not self.answers(host)
         ):
@@ -461,7 +464,7 @@ class VirtualNetwork:
             self._sweep()
         self.loop.call_soon(_accept, far, server.factory, context=server.life.context)
         try:
-            await asyncio.sleep(self.latency())
+            await asyncio.sleep(self.latency(host, life.host))
         except asyncio.CancelledError:
             near.die(silent=False)
             raise

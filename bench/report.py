@@ -38,8 +38,11 @@ class Section:
     data: dict[str, Any]
 
 
-def rates(title: str, rows: Sequence[Comparison]) -> Section:
-    """A table of one comparison: the ratio in bold, what fell short marked."""
+def rates(title: str, rows: Sequence[Comparison], tail_goal: float | None = None) -> Section:
+    """A table of one comparison: the ratio in bold, what fell short marked.
+
+    `tail_goal` is the most that p99 may be of p50, with 64 clients.
+    """
     lines = [f"### {title}", ""]
     lines.append(f"| clients | {rows[0].ours} /s | {rows[0].peer} /s | ratio | each pair | goal |")
     lines.append("|---|---|---|---|---|---|")
@@ -51,7 +54,7 @@ def rates(title: str, rows: Sequence[Comparison]) -> Section:
             f"| {row.load.clients} | {_rates(row.runs_ours)} | {_rates(row.runs_peer)}"
             f" | **{row.ratio:.2f}**{short} | {each} | {goal} |"
         )
-    lines += ["", _costs(rows)]
+    lines += ["", _tails(rows, tail_goal), "", _costs(rows)]
     return Section(title, "\n".join(lines) + "\n", {"rows": [row.as_json() for row in rows]})
 
 
@@ -64,6 +67,20 @@ def missing(title: str, why: str) -> Section:
     """What was not measured is named."""
     text = f"### {title}\n\nNot measured: {why}.\n"
     return Section(title, text, {"missing": why})
+
+
+def _tails(rows: Sequence[Comparison], goal: float | None) -> str:
+    """How far the slowest are from the median."""
+    parts: list[str] = []
+    for row in rows:
+        tails = [run.sample.p99_ms / run.sample.p50_ms for run in row.runs_ours]
+        peers = [run.sample.p99_ms / run.sample.p50_ms for run in row.runs_peer]
+        tail = statistics.median(tails)
+        text = f"{row.load.clients}: {tail:.1f} (the peer's {statistics.median(peers):.1f})"
+        if goal is not None and row.load.clients == 64:
+            text += f", goal ≤ {goal:g}" + (" (short)" if tail > goal else "")
+        parts.append(text)
+    return "p99 / p50 by number of clients: " + "; ".join(parts) + "."
 
 
 def _costs(rows: Sequence[Comparison]) -> str:

@@ -23,6 +23,9 @@ func main() {
 
 func run() error {
 	opts := parseOptions()
+	if opts.replay != "" {
+		return replay(opts.replay, opts.replayFrom, os.Stdout)
+	}
 	listener, err := net.Listen("tcp", opts.listen)
 	if err != nil {
 		return err

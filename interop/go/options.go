@@ -13,6 +13,7 @@ import (
 type options struct {
 	id, address, listen, path, dataDir, join string
 	bootstrap, newTimeFormat, noSync, count  bool
+	replay, replayFrom                       string
 	blobBytes                                int64
 	timeout                                  time.Duration
 	raft                                     *raft.Config
@@ -32,6 +33,8 @@ func parseOptions() *options {
 	flag.BoolVar(&o.noSync, "no-sync", false, "bolt without fsync")
 	flag.BoolVar(&o.count, "count", false, "a state machine that only counts, for benchmarks")
 	flag.Int64Var(&o.blobBytes, "blob-bytes", 0, "a state machine of that size that holds nothing, for benchmarks")
+	flag.StringVar(&o.replay, "replay", "", "only apply the entries of this file (interop/README.md), and end")
+	flag.StringVar(&o.replayFrom, "replay-from", "", "snapshot to begin -replay from")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Second, "of the transport")
 
 	flag.DurationVar(&conf.HeartbeatTimeout, "heartbeat-timeout", conf.HeartbeatTimeout, "")
@@ -55,7 +58,7 @@ func parseOptions() *options {
 	if o.listen == "" {
 		o.listen = o.address
 	}
-	if o.id == "" || o.address == "" || flag.NArg() > 0 {
+	if o.replay == "" && (o.id == "" || o.address == "") || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "rafthttp-interop: -id and -address are needed, and nothing but flags")
 		flag.Usage()
 		os.Exit(2)

@@ -29,7 +29,7 @@ from rafthttp.commands import Commands
 from rafthttp.forwarding import ForwardFormatError
 from rafthttp.health import ClusterHealth
 from rafthttp.http.access import Authorize, HeadersFactory, bearer_token, token_headers
-from rafthttp.http.asgi import serve
+from rafthttp.http.asgi import serve, serve_lifespan
 from rafthttp.http.carriers import CARRIERS
 from rafthttp.http.dial import Dial, dial_tcp
 from rafthttp.http.grammar import parse_address, parse_id, parse_path
@@ -54,6 +54,7 @@ from rafthttp.raft.storage.protocols import SnapshotStore
 from rafthttp.raft.storage.snapshot_files import FileSnapshotStore
 from rafthttp.raft.storage.sqlite import SqliteStore
 from rafthttp.raft.transport.network import NetworkTransport
+from rafthttp.raft.transport.protocols import ServerAddressProvider
 from rafthttp.raft.types import (
     Configuration,
     Leader,
@@ -101,6 +102,9 @@ class Node(Commands):
         headers: added to requests to other members, instead of what `token` implies.
         dial: how to reach other members; plain TCP by default.
         scheme: `https` where `dial` speaks TLS.
+        address_provider: where to dial a member now, in place of its address in the configuration,
+            for streams and whatever else is asked of a member by its id. Redirects of joins name
+            the one in the configuration all the same.
         carrier: how other members are dialled: `raw`, `websocket` or `auto`, as for `Layer`.
         config: settings; its `local_id` must be `node_id`.
         autopilot: when a server that joins gets its vote, and whether dead ones are removed.
@@ -128,6 +132,7 @@ class Node(Commands):
         headers: HeadersFactory | None = None,
         dial: Dial | None = None,
         scheme: str = "http",
+        address_provider: ServerAddressProvider | None = None,
         carrier: str = "auto",
         config: Config | None = None,
         autopilot: AutopilotConfig | None = None,
@@ -167,6 +172,7 @@ class Node(Commands):
             self._headers = headers or token_headers(token)
         self._dial = dial or dial_tcp()
         self._scheme = scheme
+        self._address_provider = address_provider
         if carrier not in CARRIERS:
             raise ConfigError(f"carrier is {carrier!r}; it must be one of {', '.join(CARRIERS)}")
         self._carrier = carrier
@@ -175,6 +181,7 @@ class Node(Commands):
         self._autopilot: Autopilot | None = None
         self._stack: AsyncExitStack | None = None
         self._layer: Layer
+        self._transport: NetworkTransport
 
     # -- life
 
@@ -237,7 +244,13 @@ class Node(Commands):
         app.router.routes.append(WebSocketRoute(path, endpoint=endpoint))
 
     async def asgi(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """The endpoint as an ASGI application; 503 while the node does not run."""
+        """The endpoint as an ASGI application; 503 while the node does not run.
+
+        For an application that hands over its scopes itself: `lifespan` starts and stops the node.
+        """
+        if scope["type"] == "lifespan":
+            await serve_lifespan(self.start, self.stop, receive, send)
+            return
         handle = _not_running if self._handler is None else self._handler.handle
         await serve(handle, scope, receive, send)
 
@@ -291,8 +304,9 @@ class Node(Commands):
             MembershipError: it was not done within the timeout, or refused.
         """
         leader = self.raft.leader_with_id()
-        members = [server.address for server in self.raft.get_configuration().configuration]
-        members.sort(key=lambda address: leader is None or address != leader.address)
+        servers = list(self.raft.get_configuration().configuration)
+        servers.sort(key=lambda server: leader is None or server.id != leader.id)
+        members = [self._transport.address_of(server) for server in servers]
         timeout = self.timeout if timeout is None else timeout
         await self._layer.leave(self.id, members or [self.address], timeout)
         if self._membership is not None:
@@ -343,8 +357,12 @@ class Node(Commands):
                 headers=self._headers,
                 scheme=self._scheme,
             )
-            transport = NetworkTransport(layer, timeout=self.timeout)
-            leaderward = Leaderward(layer, pending_bytes_max=self.config.pending_bytes_max)
+            transport = NetworkTransport(
+                layer, timeout=self.timeout, address_provider=self._address_provider
+            )
+            leaderward = Leaderward(
+                layer, transport.address_of, pending_bytes_max=self.config.pending_bytes_max
+            )
             self._membership = membership = Membership(self.id, store, self._join)
             # Without state it may be a voter that lost its disk; it takes no part until the
             # cluster does not count on it.
@@ -365,6 +383,7 @@ class Node(Commands):
             )
             until_owned.pop_all()
         self._raft, self._layer, self._handler = raft, layer, handler
+        self._transport = transport
         self._leaderward = leaderward
         stack.callback(self._forget)
         autopilot = Autopilot(raft, self._autopilot_config, self.config.heartbeat_timeout)
@@ -385,9 +404,11 @@ class Node(Commands):
                     position = await transport.log_end(answer.member, self.timeout)
                 await raft.take_part(position)
 
-            joining = membership.join(
-                layer, self.timeout, on_released if is_new else None, raft.get_configuration
-            )
+            def others() -> list[ServerAddress]:
+                servers = raft.get_configuration().configuration
+                return [transport.address_of(s) for s in servers if s.id != self.id]
+
+            joining = membership.join(layer, self.timeout, on_released if is_new else None, others)
             stack.push_async_callback(_cancel, asyncio.create_task(joining))
         elif raft.get_configuration().configuration.servers and not self.is_member:
             _log.warning(

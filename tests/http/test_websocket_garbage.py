@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from typing import Any, TypeAlias
 
 import pytest
@@ -26,6 +27,9 @@ REQUEST = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     b"Sec-WebSocket-Protocol: raft\r\n\r\n"
 )
+
+
+SECONDS_MAX = 1.0
 
 
 def hostile_frames(seed: int) -> bytes:
@@ -62,7 +66,10 @@ def test_frames_of_every_kind(ws: str, caplog: pytest.LogCaptureFixture) -> None
 
         accepting = asyncio.ensure_future(accept())
         async with uvicorn_server(handler, raft_protocol(), ws=ws) as (port, _):
-            for seed in range(40):
+
+            async def exchange(seed: int) -> bool:
+                """Whether all is over within a second."""
+                begin = time.monotonic()
                 async with raw_connection(port) as raw:
                     raw.send(REQUEST)
                     assert (await raw.head()).startswith(b"HTTP/1.1 101"), seed
@@ -70,7 +77,11 @@ def test_frames_of_every_kind(ws: str, caplog: pytest.LogCaptureFixture) -> None
                     raw.writer.write_eof()
                     await raw.rest()
                 await until(lambda: all(receiver.ended for receiver in receivers))
-            assert len(receivers) == 40
+                return time.monotonic() - begin < SECONDS_MAX
+
+            for seed in range(40):
+                assert await exchange(seed) or await exchange(seed), "busy, and slow once more"
+            assert len(receivers) >= 40
             await handler.close()
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
@@ -109,8 +120,14 @@ _MESSAGES: st.SearchStrategy[Message] = st.one_of(
 @settings(deadline=None, max_examples=100)
 @given(st.lists(_MESSAGES, max_size=8))
 def test_messages_of_every_kind(messages: list[Message]) -> None:
-    """As an ASGI server may hand them over; at the end the connection is gone."""
+    """As an ASGI server may hand them over; at the end the connection is gone, within a second."""
+    try:
+        hand_over(messages)
+    except TimeoutError:  # once more, on a busy machine
+        hand_over(messages)
 
+
+def hand_over(messages: list[Message]) -> None:
     async def main() -> None:
         left = [*messages, disconnected(1006, None)]
         sent: list[Any] = []
@@ -124,7 +141,7 @@ def test_messages_of_every_kind(messages: list[Message]) -> None:
 
         stream = AsgiStream("peer", receive, send, None)
         receiver = RecordingReceiver(stream)
-        await asyncio.wait_for(stream.run(), 5.0)
+        await asyncio.wait_for(stream.run(), SECONDS_MAX)
         assert receiver.ended
         expected = b""
         for message in messages:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from rafthttp.testing.interop import PATIENT, MixedCluster
 from rafthttp.testing.interop_member import Member, RefusedError
+from rafthttp.testing.interop_tapped import Traffic, put_behind_relay
 from rafthttp.testing.interop_writer import Writer
 from rafthttp.testing.ledger import command
 from rafthttp.testing.processes import eventually
+from rafthttp.testing.tap import Taps
 
 pytestmark = pytest.mark.interop
 
@@ -26,24 +29,33 @@ def propose(member: Member, prefix: str, count: int, size: int) -> list[dict[str
     return results
 
 
-@pytest.mark.parametrize("shape", ["ggp", "ppg"])
-def test_64_entries_of_a_mebibyte_in_a_row(make_cluster: ClusterFactory, shape: str) -> None:
-    """A Go leader puts all 64 into one frame; a leader of ours sends them to a Go follower."""
-    cluster = make_cluster(
-        shape,
-        options=PATIENT,
-        go={"max_append_entries": 64, "batch_apply_ch": True, "no_sync": True},
-    )
-    leader, away = cluster.start_all(), cluster.members[2]
-    away.kill()
-    results = propose(leader, "large", 64, 1 << 20)
-    failed = [result for result in results if not result.get("index")]
-    assert not failed, failed[:3]
-    term = leader.wait_serving()["term"]
-    away.start()
-    assert cluster.wait_level()["applied"] == 64
-    assert leader.wait_serving()["term"] == term
-    cluster.assert_logs_equal()
+@pytest.mark.parametrize(("shape", "in_one"), [("ggp", 64), ("ppg", 1)])
+def test_64_entries_of_a_mebibyte_in_a_row(
+    make_cluster: ClusterFactory, tmp_path: Path, shape: str, in_one: int
+) -> None:
+    """A Go leader puts all 64 into one frame; ours, by its bytes, one into each."""
+    with Taps(tmp_path / "tapped") as taps:
+        cluster = make_cluster(
+            shape,
+            options=PATIENT,
+            go={"max_append_entries": 64, "batch_apply_ch": True, "no_sync": True},
+        )
+        away = cluster.members[2]
+        put_behind_relay(cluster, away, taps)
+        leader = cluster.start_all()
+        away.kill()
+        results = propose(leader, "large", 64, 1 << 20)
+        failed = [result for result in results if not result.get("index")]
+        assert not failed, failed[:3]
+        term = leader.wait_serving()["term"]
+        before = len(taps.recordings())
+        away.start()
+        assert cluster.wait_level()["applied"] == 64
+        assert leader.wait_serving()["term"] == term
+        cluster.assert_logs_equal()
+        traffic = Traffic(cluster, taps.recordings()[before:])
+    assert traffic.violations == []
+    assert traffic.entries_max[leader.id] == in_one
 
 
 @pytest.mark.parametrize("entries_max", [8192, pytest.param(1, marks=pytest.mark.soak)])

@@ -98,7 +98,10 @@ def test_a_strange_version_is_refused_as_go_does(
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("kind", ["AppendEntries", "RequestVote", "RequestPreVote"])
 def test_versions_2_and_3_are_accepted(pair: MixedCluster, kind: str, version: int) -> None:
-    """No error text, and the response itself. Only the names of who answers differ."""
+    """No error text, and the response itself. Only the names of who answers differ.
+
+    InstallSnapshot and TimeoutNow change less only in another term: see `test_tolerance.py`.
+    """
     request = encode_request(requests(version)[kind])
     answers: set[bytes] = set()
     for member in pair.members:

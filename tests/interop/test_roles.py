@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from rafthttp.testing.interop import FAST, MixedCluster
+from rafthttp.testing.interop import MixedCluster
 from rafthttp.testing.interop_member import Member
+from rafthttp.testing.interop_tapped import Traffic, put_behind_relays
 from rafthttp.testing.ledger import command
 from rafthttp.testing.processes import eventually
+from rafthttp.testing.tap import Taps
 
 pytestmark = pytest.mark.interop
 
@@ -67,26 +69,61 @@ def test_all_come_back_with_what_they_had(make_cluster: ClusterFactory, shape: s
     cluster.assert_logs_equal()
 
 
-@pytest.mark.parametrize(("shape", "sleeper"), [("pgg", "g1"), ("gpp", "p1"), ("gpg", "g2")])
-def test_a_sleeper_disturbs_nobody(make_cluster: ClusterFactory, shape: str, sleeper: str) -> None:
-    """Pre-vote in mixed company: a follower that slept asks first, is refused, and follows."""
-    cluster = make_cluster(shape)
-    leader = cluster.start_all()
-    cluster.wait_level()
-    member = cluster[sleeper]
-    term = leader.wait_serving()["term"]
-    member.pause()
-    # Its timer runs out at twice the timeout at most; it acts on that as soon as it goes on.
-    heartbeat = float(FAST["heartbeat_timeout"])
-    asleep_until, number = time.monotonic() + 2.2 * heartbeat, 0
-    while time.monotonic() < asleep_until:
-        leader.apply(command(f"meanwhile-{number}"))
-        number += 1
-    member.resume()
-    write(cluster, "later", 5)
-    assert cluster.wait_level()["applied"] == number + 5
-    assert leader.wait_serving()["term"] == term
-    assert cluster.wait_whole() is leader
+@pytest.mark.parametrize(
+    ("shape", "name", "asks_first"),
+    [
+        ("pgg", "g1", True),
+        ("gpp", "p1", True),
+        ("gpg", "g2", True),
+        ("pgg", "g1", False),
+        ("gpp", "p1", False),
+    ],
+)
+def test_who_heard_nobody_disturbs_nobody(
+    make_cluster: ClusterFactory, tmp_path: Path, shape: str, name: str, asks_first: bool
+) -> None:
+    """Pre-vote in mixed company: a follower that nobody reaches asks, is refused, and follows.
+
+    Without it that follower's term rises, and when it is back a leader falls to it.
+    """
+    with Taps(tmp_path / "tapped") as taps:
+        cluster = make_cluster(shape)
+        put_behind_relays(cluster, taps)
+        deaf = cluster[name]
+        if not asks_first:
+            off = "pre_vote_disabled" if deaf.language == "go" else "pre_vote"
+            deaf.options[off] = deaf.language == "go"
+        leader = cluster.start_all()
+        write(cluster, "before", 5)
+        cluster.wait_level()
+        term = leader.wait_serving()["term"]
+        taps.relays[name].block()
+        if asks_first:
+            eventually(lambda: len(answered(cluster, taps, name)) >= 4, f"{name} asks twice")
+        else:
+            eventually(lambda: deaf.wait_serving()["term"] > term, f"{name} stands for election")
+        for number in range(5):
+            leader.apply(command(f"meanwhile-{number}"))
+        assert leader.wait_serving()["term"] == term
+        taps.relays[name].unblock()
+        if not asks_first:
+            eventually(lambda: leader.wait_serving()["term"] > term, f"{leader.id} falls to it")
+            cluster.wait_whole()
+        write(cluster, "after", 5)
+        assert cluster.wait_level()["applied"] == 15
+        if asks_first:
+            assert cluster.wait_whole() is leader
+            assert {member.wait_serving()["term"] for member in cluster.members} == {term}
+            assert set(answered(cluster, taps, name)) == {False}
+        else:
+            assert answered(cluster, taps, name) == []
+
+
+def answered(cluster: MixedCluster, taps: Taps, name: str) -> list[bool]:
+    """Whether each pre-vote that member asked for was granted, as it was said on the wire."""
+    traffic = Traffic(cluster, taps.recordings())
+    assert traffic.violations == []
+    return traffic.pre_votes[name]
 
 
 def transfer(cluster: MixedCluster, old: Member, new: Member) -> None:

@@ -30,8 +30,10 @@ OPERATIONS: Final = [
     "GET /status",
     "GET /healthz",
     "POST /transfer",
+    "POST /leave",
 ]
-"""All but `POST /leave`, which the only voter of a cluster answers with 409, and another obeys."""
+"""The last one is refused by the only voter of a cluster, and so leaves it in place."""
+SECONDS_MAX: Final = 1.0
 
 FAITHFUL: Final = [
     "status_code_conformance",
@@ -80,6 +82,9 @@ def check_operation(described: Any, served: ServeCluster, name: str, examples: i
     @given(strategy)
     def try_one(case: Any) -> None:
         response = case.call(base_url=served.nodes[0].url, timeout=20.0)
+        if response.elapsed >= SECONDS_MAX:  # once more, on a busy machine
+            response = case.call(base_url=served.nodes[0].url, timeout=20.0)
+        assert response.elapsed < SECONDS_MAX, case
         statuses.add(response.status_code)
         # One alone has nobody to hand leadership to, and no third party makes it.
         transfer = path == "/transfer" and "to" not in (case.query or {})
@@ -107,4 +112,4 @@ def test_every_operation_is_tried(described: Any) -> None:
         f"{result.ok().method.upper()} {result.ok().path}"
         for result in described.get_all_operations()
     }
-    assert found == {*OPERATIONS, "POST /leave"}
+    assert found == set(OPERATIONS)

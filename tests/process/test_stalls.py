@@ -20,7 +20,7 @@ import pytest
 from rafthttp import Config, ServerID
 from rafthttp.testing.nemesis.relays import Relays
 from rafthttp.testing.nemesis.servers import Server, ServeServers
-from rafthttp.testing.nemesis.troubled import BLOCKS
+from rafthttp.testing.nemesis.troubled import BLOCKING_PATH, BLOCKS, HEALTHY
 from rafthttp.testing.processes import eventually
 
 pytestmark = pytest.mark.process
@@ -60,7 +60,18 @@ def put(cluster: ServeServers, server: Server, key: str, value: bytes) -> httpx.
     return cluster.http.put(f"http://{server.address}/kv/{key}", content=value, timeout=20)
 
 
-def test_up_to_the_bound_leadership_stays(cluster: ServeServers) -> None:
+def block_in_handlers(cluster: ServeServers, servers: Sequence[Server]) -> list[str]:
+    """A request to each of them at once, whose handler blocks; what role each had then."""
+
+    def ask(server: Server) -> str:
+        return cluster.http.get(f"http://{server.address}{BLOCKING_PATH}", timeout=20).text
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(pool.map(ask, servers))
+
+
+@pytest.mark.parametrize("what", ["state machine", "handler"])
+def test_up_to_the_bound_leadership_stays(cluster: ServeServers, what: str) -> None:
     """S75. On the leader alone, on a follower, and on all at once."""
     for who, seconds in (
         ("leader", ALONE_SECONDS),
@@ -68,19 +79,22 @@ def test_up_to_the_bound_leadership_stays(cluster: ServeServers) -> None:
         ("all", EVERYWHERE_SECONDS),
     ):
         # A fifth of a second is left to the machine, which may be busier than that.
-        assert any(leadership_stays(cluster, who, seconds) for _ in range(4)), who
+        assert any(leadership_stays(cluster, what, who, seconds) for _ in range(4)), who
 
 
-def leadership_stays(cluster: ServeServers, who: str, seconds: float) -> bool:
+def leadership_stays(cluster: ServeServers, what: str, who: str, seconds: float) -> bool:
     leader = leader_of(cluster)
     term = term_of(cluster, leader)
     follower = next(server for server in cluster.servers if server is not leader)
     hit = {"leader": [leader], "follower": [follower], "all": cluster.servers}[who]
     for server in cluster.servers:
         blocks = seconds if server in hit else 0.0
-        server.trouble = replace(server.trouble, apply_blocks=blocks)
+        server.trouble = replace(HEALTHY, apply_blocks=blocks, handler_blocks=blocks)
     for number in range(2):
-        put(cluster, leader, f"stays-{number}", BLOCKS)
+        if what == "handler":
+            block_in_handlers(cluster, hit)
+        else:
+            put(cluster, leader, f"stays-{number}", BLOCKS)
     cluster.wait_until_whole()
     return term_of(cluster, leader_of(cluster)) == term
 
@@ -129,10 +143,8 @@ def pending_ends_as_unknown(cluster: ServeServers, prefix: str) -> bool:
         eventually(lambda: last_index(cluster, old) > before, "what blocks is proposed")
         cluster.network.cut([(old.number, server.number) for server in others])
         pending = [pool.submit(put, cluster, old, key, b"v") for key in keys]
-        begin = time.monotonic()
-        while last_index(cluster, old) <= before + WRITES and time.monotonic() < begin + 1.0:
-            pass
-        proposed = last_index(cluster, old) == before + 1 + WRITES and term_of(cluster, old) == term
+        proposed = wait_proposed(cluster, old, before + 1 + WRITES)
+        proposed = proposed and term_of(cluster, old) == term
         for server in others:
             server.trouble = replace(server.trouble, disk_hangs=False)
         put_at_last(cluster, others, prefix + "of-the-new")
@@ -144,13 +156,68 @@ def pending_ends_as_unknown(cluster: ServeServers, prefix: str) -> bool:
     if not proposed:
         return False
     assert term_of(cluster, old) > term
+    assert_unknown(cluster, old, answers, keys, [f"{prefix}before", f"{prefix}of-the-new"])
+    return True
+
+
+def test_a_handler_past_the_bound_costs_leadership(cluster: ServeServers) -> None:
+    """S75, S35: as above, and the leader blocks in a handler while writes are pending.
+
+    1. The leader's links are cut: what is written now reaches nobody. 2. It blocks with writes
+    pending. 3. The others elect. 4. It wakes up.
+    """
+    # All of 1 has half a second, which a busy machine may not give.
+    assert any(pending_behind_a_handler(cluster, f"h{number}-") for number in range(4))
+
+
+def pending_behind_a_handler(cluster: ServeServers, prefix: str) -> bool:
+    """False: the leader gave up before it blocked, or before all was proposed."""
+    old = leader_of(cluster)
+    others = [server for server in cluster.servers if server is not old]
+    old.trouble = replace(HEALTHY, handler_blocks=PAST_SECONDS)
+    put_at_last(cluster, [old], prefix + "before")
+    term, before = term_of(cluster, old), last_index(cluster, old)
+    keys = [f"{prefix}{number}" for number in range(WRITES)]
+    with ThreadPoolExecutor(WRITES + 1) as pool:
+        cluster.network.cut([(old.number, server.number) for server in others])
+        pending = [pool.submit(put, cluster, old, key, b"v") for key in keys]
+        proposed = wait_proposed(cluster, old, before + WRITES)
+        blocking = pool.submit(block_in_handlers, cluster, [old])
+        put_at_last(cluster, others, prefix + "of-the-new")
+        cluster.network.heal()
+        answers = [each.result(30) for each in pending]
+        led = blocking.result(30) == ["leader"]
+    cluster.wait_until_whole()
+    put_at_last(cluster, cluster.servers, prefix + "last")
+    if not proposed or not led:
+        return False
+    assert term_of(cluster, old) > term
+    assert_unknown(cluster, old, answers, keys, [f"{prefix}before", f"{prefix}of-the-new"])
+    return True
+
+
+def wait_proposed(cluster: ServeServers, leader: Server, last: int) -> bool:
+    """Whether its log reaches to `last` within a second, and no further."""
+    end = time.monotonic() + 1.0
+    while last_index(cluster, leader) < last and time.monotonic() < end:
+        pass
+    return last_index(cluster, leader) == last
+
+
+def assert_unknown(
+    cluster: ServeServers,
+    old: Server,
+    answers: Sequence[httpx.Response],
+    keys: Sequence[str],
+    kept: Sequence[str],
+) -> None:
+    """What the old leader had pending ended as unknown, and none of it was done."""
     for answer in answers:
         assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
-    for key in ("before", "of-the-new"):
-        assert cluster.http.get(f"http://{old.address}/kv/{prefix}{key}").status_code == 200
+    for key in kept:
+        assert cluster.http.get(f"http://{old.address}/kv/{key}").status_code == 200
     for key in keys:
         assert cluster.http.get(f"http://{old.address}/kv/{key}").status_code == 404
-    return True
 
 
 def put_at_last(cluster: ServeServers, among: Sequence[Server], key: str) -> None:

@@ -117,3 +117,55 @@ def test_a_leader_takes_another_when_it_cannot_send_the_newest(
     sent = [r for r in caplog.records if "goes to n2" in r.getMessage()]
     assert 1 <= len(sent) <= 3
     assert "cannot be used any more" in caplog.text
+
+
+def flip(at: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        with (path / STATE_FILE).open("r+b") as file:
+            file.seek(at, 0 if at >= 0 else 2)
+            (byte,) = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 1]))
+
+    return damage
+
+
+@pytest.mark.parametrize("at", [100, 1 << 20, -1])
+def test_a_large_one_with_a_flipped_bit_is_not_installed_anywhere(
+    tmp_path: Path,
+    at: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most of it has gone over the wire by then; its end does not, and the one before goes."""
+    caplog.set_level(logging.INFO, "rafthttp.raft.snapshots")
+    published: list[str] = []
+    real_publish = FileSnapshotStore._publish
+
+    def publish(store: FileSnapshotStore, partial: Path) -> None:
+        published.append(f"{partial.parent.parent.name} {partial.stem}")
+        real_publish(store, partial)
+
+    async def run() -> None:
+        # The log goes on from the older snapshot, and begins too late for an empty member.
+        async with alone(tmp_path, trailing=6) as cluster:
+            leader = await cluster.leader()
+            await leader.add_nonvoter(N2, cluster.address(N2))
+            commands = [bytes([number]) * (256 << 10) for number in range(10)]
+            for number, command in enumerate(commands):
+                await leader.apply(command)
+                if number in {4, 9}:
+                    await leader.snapshot()
+            old, new = reversed([meta.id for meta in cluster.snapshots[N1].list()])
+            flip(at)(tmp_path / N1 / "snapshots" / new)
+            monkeypatch.setattr(FileSnapshotStore, "_publish", publish)
+            await cluster.start(N2)
+            await until(lambda: recorded(cluster, N2) == commands)
+            assert [meta.id for meta in cluster.snapshots[N1].list()] == [old]
+            assert [meta.index for meta in cluster.snapshots[N2].list()] == [int(old[21:41])]
+            assert [name.partition(" ")[0] for name in published] == [N2]
+            assert published[0].split()[1][:41] == old[:41]
+
+    asyncio.run(run())
+    assert "wrong checksum" in caplog.text
+    assert "ended early" in caplog.text

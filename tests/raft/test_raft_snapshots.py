@@ -158,6 +158,58 @@ async def test_trailing_logs_of_zero_leave_nothing_and_a_restart_works() -> None
         assert all(recorded(cluster, i) == [*commands, b"after"] for i in cluster.ids)
 
 
+class Durable(Recorder):
+    """Keeps its state itself, across its server's restarts; what it has is not applied again."""
+
+    restores = 0
+
+    def apply(self, log: Log) -> int:
+        if not self.logs or log.index > self.logs[-1].index:
+            super().apply(log)
+        return len(self.logs)
+
+    def restore(self, source: BinaryIO) -> None:
+        self.restores += 1
+        super().restore(source)
+
+
+@in_loop
+async def test_a_state_machine_that_keeps_its_state_is_not_restored_at_start() -> None:
+    """Entries behind the snapshot are applied, also those it has; a leader's snapshot counts."""
+    config = replace(fast_config("any"), trailing_logs=0, no_snapshot_restore_on_start=True)
+    made: dict[int, Durable] = {}
+
+    def kept() -> Durable:
+        """One for each server: they start in order, and the first again and again."""
+        return made.setdefault(0 if len(made) == 3 else len(made), Durable())
+
+    async with Cluster(3, config=config, make_fsm=kept) as cluster:
+        leader = await cluster.leader()
+        commands = await apply_many(leader, 20)
+        await cluster.converged()
+        meta = await cluster.rafts[N1].snapshot()
+        commands += await apply_many(await cluster.leader(), 20, "behind")
+        await cluster.converged()
+        durable = made[0]
+        applied = [log.index for log in durable.logs]
+        assert applied[19] <= meta.index < applied[20]
+        await cluster.stop(N1)
+        del durable.logs[30:]  # it had come that far
+        raft = await cluster.start(N1)
+        assert cluster.fsms[N1] is durable
+        assert raft.applied_index == meta.index
+        await cluster.converged()
+        assert (durable.data, durable.restores) == (commands, 0)
+        # Not at start: what a leader sends.
+        await cluster.stop(N1)
+        del cluster.stores[N1], cluster.snapshots[N1]
+        for server_id in (N2, N3):
+            await cluster.rafts[server_id].snapshot()
+        await cluster.start(N1)
+        await cluster.converged()
+        assert (durable.data, durable.restores) == (commands, 1)
+
+
 @in_loop
 async def test_a_failing_snapshot_is_reported_and_the_server_goes_on() -> None:
     async with cluster_of(1, make_fsm=Gate) as cluster:

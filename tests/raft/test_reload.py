@@ -197,6 +197,30 @@ def test_a_leader_that_removes_itself(shuts_down: bool) -> None:
 
 
 @in_loop
+async def test_a_removed_follower_stays_and_can_be_added_again() -> None:
+    """As in Go, where a leader feeds nobody beyond the entry that removes it.
+
+    Added again, it finds its removal in the log, committed before what adds it has arrived.
+    """
+    config = replace(fast_config("any"), shutdown_on_remove=True, append_entries_max=2)
+    async with Cluster(config=config) as cluster:
+        leader = await cluster.leader()
+        await leader.apply(b"before")
+        await cluster.converged()
+        removed = next(raft for raft in cluster.rafts.values() if raft.id != leader.id)
+        await leader.remove_server(removed.id)
+        term = leader.current_term
+        await until(lambda: removed.state is State.CANDIDATE)  # it knows of nothing
+        await asyncio.gather(*(leader.apply(b"without it") for _ in range(20)))
+        assert (leader.state, leader.current_term) == (State.LEADER, term)
+        assert all(raft.state is not State.SHUTDOWN for raft in cluster.rafts.values())
+        await leader.add_voter(removed.id, cluster.address(removed.id))
+        await cluster.converged()
+        assert (removed.state, removed.current_term) == (State.FOLLOWER, term)
+        assert removed.applied_index == leader.applied_index
+
+
+@in_loop
 async def test_a_demoted_leader_stays() -> None:
     """It is a member still; in Go it would shut down."""
     config = replace(fast_config("any"), shutdown_on_remove=True)

@@ -1,6 +1,5 @@
 """Replicas that cut the log differently, and that come from a snapshot, against a plain model."""
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rafthttp import SessionRequest
 from rafthttp.sessions import answers, envelope, table
+from rafthttp.testing.session_entries import SessionEntries
 
 # Limits small enough to be met, and answers small enough to fit under them several at a time.
 LIMITS = {
@@ -148,46 +147,8 @@ def said(result: Any) -> tuple[str, Any]:
     return "ok", result
 
 
-IDS = [bytes([n]) * 16 for n in range(4)]
 VALUES = (None, 1, "x" * 20, "y" * 60, [1, {"k": 2}])
 COMMANDS = [b"raise it", *map(msgpack.packb, VALUES)]
-STEPS = [0] * 8 + [1, 5, 20, 40, 59, 3600, -30, None]
-
-
-class Entries:
-    """Entries one after the other: mostly of sessions that are open, in a window that moves on."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.window = dict.fromkeys(IDS, 1)
-        # Few calls of one kind in one run, many in another, so that each limit is met.
-        self.weights = [self.random.choice([1, 5, 20]) for _ in range(4)]
-
-    def draw(self) -> bytes:
-        choose = self.random.choice
-        command = choose(COMMANDS)
-        kind = self.random.choices(["open", "request", "once", "plain"], self.weights)[0]
-        session = choose(IDS)
-        if kind == "open":
-            return envelope.opening(session)
-        if kind == "request":
-            lowest = self.window[session]
-            sequence = lowest + self.random.randrange(8)
-            if not self.random.randrange(6):
-                self.window[session] += self.random.randrange(5)
-            lowest = max(lowest - choose([0, 0, 3]), 0)
-            return envelope.numbered(SessionRequest(session, sequence, lowest), command)
-        if kind == "once":
-            key = choose("abcdefghijkl")
-            return envelope.once(key, choose([None, b"p", b"p", b"q"]), command)
-        return choose([command, envelope.plain(envelope.MAGIC)[:40] + command])
-
-    def step(self) -> int | None:
-        return self.random.choice(STEPS)
-
-    def before(self) -> str:
-        """What lies before an entry: nothing, a cut, or a restart from a snapshot."""
-        return self.random.choice("      c s")
 
 
 @settings(max_examples=300, deadline=None)
@@ -198,8 +159,11 @@ def test_replicas_agree_however_they_got_there(
     seed: int,
     count: int,
 ) -> None:
-    source = Entries(seed)
-    entries = [(source.draw(), source.step(), source.before()) for _ in range(count)]
+    source = SessionEntries(seed, COMMANDS)
+    # What lies before an entry: nothing, a cut, or a restart from a snapshot.
+    entries = [
+        (source.draw(), source.step(), source.random.choice("      c s")) for _ in range(count)
+    ]
     at = 1_700_000_000 * 10**9
     model, whole, single, cut = Model(), new_replica(), new_replica(), new_replica()
     logs: list[Any] = []

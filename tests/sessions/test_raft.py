@@ -1,20 +1,25 @@
 """`SessionFSM` under a real `Raft`: time that the log tells, snapshots, restarts."""
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 import pytest
 
 from rafthttp import (
+    FSM,
+    BytesSnapshot,
     Config,
     Configuration,
     FileSnapshotStore,
     InmemNetwork,
     InmemTransport,
+    Log,
     Raft,
     RemoteApplyError,
     Server,
@@ -34,6 +39,14 @@ from rafthttp.testing.nodes import until
 NAME = ServerID("n1")
 ID = b"s" * 16
 SECOND = 1_000_000_000
+# Its snapshots leave nothing of the log behind.
+CONFIG = Config(
+    NAME,
+    heartbeat_timeout=0.02,
+    election_timeout=0.02,
+    leader_lease_timeout=0.02,
+    trailing_logs=0,
+)
 
 
 class Clock:
@@ -45,15 +58,10 @@ class Clock:
 
 
 @asynccontextmanager
-async def server(directory: Path, fsm: SessionFSM, clock: Clock) -> AsyncGenerator[Raft]:
-    """One that leads alone; its snapshots leave nothing of the log behind."""
-    config = Config(
-        NAME,
-        heartbeat_timeout=0.02,
-        election_timeout=0.02,
-        leader_lease_timeout=0.02,
-        trailing_logs=0,
-    )
+async def server(
+    directory: Path, fsm: SessionFSM, clock: Clock, config: Config = CONFIG
+) -> AsyncGenerator[Raft]:
+    """One that leads alone."""
     store = SqliteStore.open(directory, NAME)
     snapshots = FileSnapshotStore(directory)
     transport = InmemTransport(InmemNetwork(), ServerAddress("n1"))
@@ -108,5 +116,65 @@ def test_a_session_expires_by_the_leaders_stamps(new_replica: Any, tmp_path: Pat
             with pytest.raises(SessionExpiredError):
                 await raft.apply(request(1))
             assert len(replica.inner.commands) == 63
+
+    asyncio.run(scenario())
+
+
+class Durable(FSM):
+    """Keeps its state itself: the object outlives the server. An entry it has is not applied."""
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+        self.answers: dict[int, int] = {}
+        self.restored: list[bytes] = []
+
+    def apply(self, log: Log) -> int:
+        if log.index not in self.answers:
+            self.commands.append(log.data)
+            self.answers[log.index] = len(self.commands)
+        return self.answers[log.index]
+
+    def snapshot(self) -> BytesSnapshot:
+        return BytesSnapshot(b"".join(self.commands))
+
+    def restore(self, source: BinaryIO) -> None:
+        self.restored.append(source.read())
+
+
+def image(fsm: SessionFSM) -> bytes:
+    sink = io.BytesIO()
+    fsm.snapshot().persist(sink)
+    return sink.getvalue()
+
+
+def test_what_the_state_machine_keeps_itself_is_not_restored_and_the_table_is(
+    tmp_path: Path,
+) -> None:
+    """`no_snapshot_restore_on_start`: else a replica that was restarted would apply twice."""
+
+    async def scenario() -> None:
+        clock, inner = Clock(), Durable()
+        config = replace(CONFIG, no_snapshot_restore_on_start=True)
+        pay, behind = envelope.once("key-1", None, b"pay"), envelope.once("key-2", None, b"more")
+        fsm = SessionFSM(inner)
+        async with server(tmp_path, fsm, clock, config) as raft:
+            await raft.apply(envelope.opening(ID))
+            assert await raft.apply(pay) == 1
+            assert await raft.apply(request(1)) == 2
+            await raft.snapshot()
+            assert await raft.apply(behind) == 3
+        before = image(fsm)
+        for _ in range(2):
+            fsm = SessionFSM(inner)
+            async with server(tmp_path, fsm, clock, config) as raft:
+                assert image(fsm) == before
+                assert await raft.apply(pay) == 1
+                assert await raft.apply(request(1)) == 2
+                assert await raft.apply(behind) == 3
+                assert inner.commands == [b"pay", msgpack.packb(None), b"more"]
+                assert not inner.restored
+        # Without the option both are.
+        async with server(tmp_path, SessionFSM(inner), clock):
+            assert inner.restored == [b"pay" + msgpack.packb(None)]
 
     asyncio.run(scenario())

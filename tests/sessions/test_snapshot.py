@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import msgpack
 import pytest
 
-from rafthttp import SessionFormatError, SessionRequest
+from rafthttp import SessionFormatError, SessionFSM, SessionRequest
 from rafthttp.sessions import envelope
 
 ID = b"a" * 16
@@ -133,3 +133,21 @@ def test_a_snapshot_is_of_its_time(image: bytes, replica: Any) -> None:
     snapshot.persist(sink)
     snapshot.release()
     assert sink.getvalue() == image
+
+
+def test_the_table_alone_is_restored_where_the_inner_one_keeps_its_state(
+    image: bytes, replica: Any, new_replica: Any
+) -> None:
+    """Through a wrapper in a wrapper too; and what cannot be read changes nothing."""
+    other = new_replica()
+    other.fsm.restore_own(io.BytesIO(image))
+    assert other.inner.commands == []
+    other.inner.commands = replica.inner.commands
+    assert other.image() == image
+    with pytest.raises(SessionFormatError):
+        other.fsm.restore_own(io.BytesIO(image[:60]))
+    assert other.image() == image
+    outer = SessionFSM(replica.fsm)
+    replica.apply(envelope.opening(b"b" * 16))
+    outer.restore_own(io.BytesIO(image))  # the outer table; behind it, the inner one has none
+    assert replica.image() == INNER

@@ -45,8 +45,25 @@ def test_who_sent_what_is_counted(cluster: MixedCluster) -> None:
         ],
     )
     assert traffic.violations == []
+    assert traffic.pre_votes == {"p1": [], "g1": []}
     assert traffic.requests == {"AppendEntries": 1}
     assert traffic.answers == {"RequestVote": 1}
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_what_a_pre_vote_came_to_is_told(cluster: MixedCluster, granted: bool) -> None:
+    """Golden `request_prevote` is granted."""
+    recording = recorded(cluster, "g1", "p1", "request_prevote")
+    if not granted:
+        recording.back = recording.back.replace(b"Granted\xc3", b"Granted\xc2")
+    assert Traffic(cluster, [recording]).pre_votes == {"p1": [], "g1": [granted]}
+
+
+def test_the_largest_frame_is_told(cluster: MixedCluster) -> None:
+    """`append_64x64` has 64 entries."""
+    names = ("append_3", "append_64x64", "append_heartbeat")
+    recordings = [recorded(cluster, "p1", "g1", name) for name in names]
+    assert Traffic(cluster, recordings).entries_max == {"p1": 64}
 
 
 def test_only_ours_are_held_to_the_clamp(cluster: MixedCluster) -> None:

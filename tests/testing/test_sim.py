@@ -15,6 +15,7 @@ from dataclasses import fields
 import pytest
 
 from rafthttp.testing.sim import Faults, simulate_core, simulate_seeds
+from rafthttp.testing.sim.disk import SimDisk
 
 SEEDS = 320
 KINDS = set(
@@ -58,6 +59,19 @@ def test_a_broken_snapshot_is_survived() -> None:
     for seed in range(25):
         seen += simulate_core(seed, faults).seen["broken_install"]
     assert seen > 0
+
+
+def test_a_disk_that_forgets_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S6: it had said that it is durable; not only the next commit or the healing tells."""
+    crash = SimDisk.crash
+
+    def forget(self: SimDisk) -> None:
+        del self.durable.entries[-1:]
+        crash(self)
+
+    monkeypatch.setattr(SimDisk, "crash", forget)
+    texts = [failure.text for failure in simulate_seeds(range(60)).failures]
+    assert sum(text.startswith("InvariantError: durable commit: ") for text in texts) >= 3
 
 
 def test_a_perfect_world_has_one_election() -> None:

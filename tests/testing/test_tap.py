@@ -114,3 +114,20 @@ def test_a_target_that_is_gone_ends_the_connection() -> None:
         with dial(public) as connection:
             assert exchange(connection, UPGRADE) == b""
         eventually(lambda: not taps.relays["a"].tasks, "no connection is left")
+
+
+def test_a_member_that_is_blocked_is_reached_by_nobody(echo: str) -> None:
+    (port,) = free_ports(1)
+    with Taps() as taps:
+        relay = taps.front("a", f"127.0.0.1:{port}", echo)
+        with dial(port) as open_before:
+            assert exchange(open_before, UPGRADE) == UPGRADE
+            relay.block()
+            open_before.settimeout(10)
+            with suppress(ConnectionResetError):
+                assert open_before.recv(1) == b""
+        with dial(port) as meanwhile:
+            assert exchange(meanwhile, UPGRADE) == b""
+        relay.unblock()
+        with dial(port) as after:
+            assert exchange(after, UPGRADE) == UPGRADE

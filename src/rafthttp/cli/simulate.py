@@ -1,14 +1,14 @@
-"""`rafthttp simulate`: the core on a virtual world, seed after seed, until one fails.
+"""`rafthttp simulate`: the core, or whole servers, on a virtual world, seed after seed.
 
-Knows how to show it; `rafthttp.testing.sim` knows the rest.
+Knows how to show it; `rafthttp.testing.sim` and `rafthttp.testing.driversim` know the rest.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple, Protocol
 
 import typer
 from rich.console import Console
@@ -24,6 +24,23 @@ _SEEDS_DEFAULT: Final = 1000
 _SHRUNK_MAX: Final = 3
 
 
+class _Counts(Protocol):
+    """What both reports tell."""
+
+    runs: int
+    events: int
+    failures: list[Failure]
+
+
+class _Shrunk(NamedTuple):
+    """What of a failure is told when it is small."""
+
+    tries: int
+    text: str
+    deeds: Sequence[object]
+    test: str
+
+
 def simulate(
     seeds: Annotated[
         int | None,
@@ -35,6 +52,10 @@ def simulate(
     ] = None,
     first: Annotated[int, typer.Option("--first", metavar="SEED", help="The first seed.")] = 0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
+    driver: Annotated[
+        bool,
+        typer.Option("--driver", help="Whole servers: driver, transport and HTTP as well."),
+    ] = False,
 ) -> None:
     """Try out the consensus core on simulated networks, disks and clocks.
 
@@ -44,33 +65,58 @@ def simulate(
     """
     if seeds is None and minutes is None:
         seeds = _SEEDS_DEFAULT
-    report = Report()
+    seconds_max = None if minutes is None else minutes * 60
     progress = _SimulationProgress(seeds, minutes, Console(stderr=True))
+    report: _Counts
     with progress.shown():
-        for part in simulate_many(
-            first, seeds, jobs=jobs, seconds_max=None if minutes is None else minutes * 60
-        ):
-            report.merge(part)
-            progress(report)
+        if driver:
+            # Here: other commands start sooner without it.
+            from rafthttp.testing.driversim import DriverReport, simulate_driver_many
+
+            report = servers = DriverReport()
+            for few in simulate_driver_many(first, seeds, jobs=jobs, seconds_max=seconds_max):
+                servers.merge(few)
+                progress(servers)
+        else:
+            report = cores = Report()
+            for part in simulate_many(first, seeds, jobs=jobs, seconds_max=seconds_max):
+                cores.merge(part)
+                progress(cores)
     out(progress.summary(report))
     if report.failures:
-        _tell(sorted(report.failures))
+        _tell(sorted(report.failures), driver=driver)
         raise CommandFailedError(f"{len(report.failures)} of {report.runs} seeds failed")
 
 
-def _tell(failures: list[Failure]) -> None:
+def _tell(failures: Iterable[Failure], *, driver: bool) -> None:
+    call, where = ("simulate_driver", "driversim") if driver else ("simulate_core", "sim")
     for at, failure in enumerate(failures):
         out()
         out(f"seed {failure.seed}: {failure.text}")
-        out(f"  as found: simulate_core({failure.seed})")
+        out(f"  as found: {call}({failure.seed})")
         if at < _SHRUNK_MAX:
             note(f"shrinking seed {failure.seed} ...")
-            small = shrink_seed(failure.seed)
-            out(f"  shrunk, after {small.tries} runs: {small.outcome.text}")
-            for deed in small.outcome.deeds:
+            try:
+                small = _shrunk(failure.seed, driver=driver)
+            except ValueError:
+                out("  it did not fail again: something beside the seed decided")
+                continue
+            out(f"  shrunk, after {small.tries} runs: {small.text}")
+            for deed in small.deeds:
                 out(f"    {deed}")
-            out("  a test in one line (from rafthttp.testing.sim import Faults, simulate_core):")
-            out(f"    {small.schedule.test}")
+            out(f"  a test in one line (from rafthttp.testing.{where} import Faults, {call}):")
+            out(f"    {small.test}")
+
+
+def _shrunk(seed: int, *, driver: bool) -> _Shrunk:
+    """Raises ValueError where the seed does not fail."""
+    if driver:
+        from rafthttp.testing.driversim import shrink_driver_seed
+
+        servers = shrink_driver_seed(seed)
+        return _Shrunk(servers.tries, servers.text, (), servers.test)
+    cores = shrink_seed(seed)
+    return _Shrunk(cores.tries, cores.outcome.text, cores.outcome.deeds, cores.schedule.test)
 
 
 class _SimulationProgress:
@@ -94,7 +140,7 @@ class _SimulationProgress:
             total = None if minutes is None else minutes * 60
             self._task = self._progress.add_task("", total=total if seeds is None else seeds)
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: _Counts) -> None:
         """Show how far it is."""
         now = time.monotonic()
         if self._progress is not None:
@@ -104,7 +150,7 @@ class _SimulationProgress:
             self._next_line = now + _LINE_SECONDS
             note(self.summary(report))
 
-    def summary(self, report: Report) -> str:
+    def summary(self, report: _Counts) -> str:
         """How far it is, in one line."""
         seconds = max(time.monotonic() - self._began, 1e-9)
         of = "" if self._seeds is None else f" of {self._seeds}"

@@ -48,12 +48,15 @@ class Config:
         snapshot_interval: how often to check whether a snapshot is due.
         snapshot_threshold: entries since the last snapshot that make one due.
         trailing_logs: entries kept behind a snapshot for followers that lag.
-        shutdown_on_remove: a server that learns of its own removal, leader or follower, shuts down.
-            Off, unlike in Go: the process is the application's, it has an answer to give to
-            whoever asked, and may join again; a removed server disturbs nobody (S53).
+        shutdown_on_remove: a leader that has removed itself shuts down. A follower does not, as in
+            Go: nobody tells it that its removal is committed. Off, unlike in Go: the process is the
+            application's, it has an answer to give to whoever asked, and may join again; a removed
+            server disturbs nobody (S53).
         no_snapshot_restore_on_start: the state machine keeps its state itself, durably, at least as
-            far as each snapshot taken: at start it is not restored from one. A leader's snapshot is
-            restored all the same.
+            far as each snapshot taken: at start it is not restored from one. What stands behind the
+            snapshot is applied again: it has to know those entries by their index, and answer as it
+            did before. A leader's snapshot is restored all the same. The table of a `SessionFSM` is
+            not part of that state: it is restored.
         entry_size_bytes_max: largest command. 16 MiB: an entry is copied a few times in memory on
             every member, and one that takes an election timeout to send costs leadership.
         append_size_bytes_max: most bytes of entries in one AppendEntries; one alone may exceed it.

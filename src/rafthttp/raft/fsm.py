@@ -108,6 +108,19 @@ class FSM(abc.ABC):
 
 
 @runtime_checkable
+class OwnState(Protocol):
+    """What an `FSM` is too that wraps another and has state of its own: it has this method."""
+
+    def restore_own(self, source: BinaryIO) -> None:
+        """Replace the own state only; the wrapped one keeps its state itself.
+
+        Called at start in place of `FSM.restore` where `Config.no_snapshot_restore_on_start` is on;
+        the rest of `source` need not be read. An exception is taken as one of `FSM.restore`.
+        """
+        ...
+
+
+@runtime_checkable
 class ConfigurationStore(Protocol):
     """What an `FSM` is too that wants the cluster's configurations: it has this method.
 

@@ -124,9 +124,10 @@ class Raft(RaftReads):
     async def take_part(self, votes_from: LogPosition) -> None:
         """Acknowledge from now on: no configuration counts on what this server forgot.
 
-        It votes once its log has reached `votes_from`: the leader's last entry, or one of its own
-        term that is committed, at a time when it had committed a configuration without this server
-        (`committed_in_term`). Kept across restarts, before it counts.
+        It votes as if its log ended at `votes_from`, and campaigns once it does: the leader's last
+        entry, or one of its own term that is committed, at a time when it had committed a
+        configuration without this server (`committed_in_term`). Kept across restarts, before it
+        counts.
 
         Raises:
             StorageError: it could not be kept; this server takes no part.

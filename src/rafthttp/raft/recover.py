@@ -128,7 +128,7 @@ def _recover(
         raise CantRecoverError("there is no state to recover: is this the right directory?")
 
     def restore(store: SnapshotStore, meta: SnapshotMeta) -> None:
-        snapshot_bytes.restore(fsm, store, meta.id, lambda _: None)
+        snapshot_bytes.restore(fsm.restore, store, meta.id, lambda _: None)
 
     # No compaction yet: until the new snapshot is there, nothing is given up.
     state = restart.load(log_store, stable_store, snapshot_store, restore, trailing_logs=_ALL)

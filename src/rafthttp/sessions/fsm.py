@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from rafthttp.raft.fsm import FSM, ConfigurationStore, FSMSnapshot, check_fsm
+from rafthttp.raft.fsm import FSM, ConfigurationStore, FSMSnapshot, OwnState, check_fsm
 from rafthttp.raft.types import Configuration, Index, Log
 from rafthttp.sessions import answers
 from rafthttp.sessions.envelope import ENVELOPE_SIZE_BYTES, MAGIC
@@ -74,6 +74,17 @@ class SessionFSM(FSM):
         """
         table, rest = split(source)
         self._inner.restore(rest)
+        self._table = table
+
+    def restore_own(self, source: BinaryIO) -> None:
+        """Replace the table alone: the inner state machine keeps its state itself (`OwnState`).
+
+        Raises:
+            SessionFormatError: as `restore`.
+        """
+        table, rest = split(source)
+        if isinstance(self._inner, OwnState):
+            self._inner.restore_own(rest)
         self._table = table
 
     def _apply(self, logs: Sequence[Log]) -> list[Any]:

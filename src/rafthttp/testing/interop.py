@@ -42,6 +42,9 @@ PATIENT: Final[dict[str, Option]] = {
 """For tests of large data, in which no leader is to be lost on a busy machine."""
 
 
+_OUTPUT_SHOWN: Final = 20_000
+
+
 class MixedCluster:
     """Members `g1`, `g2`, … in Go and `p1`, `p2`, … in Python on free ports of the loopback.
 
@@ -263,7 +266,7 @@ class MixedCluster:
 
     def outputs(self) -> str:
         """The end of what each member printed, for a failing test."""
-        return "\n".join(f"--- {m.id}\n{m.output()[-6000:]}" for m in self.members)
+        return "\n".join(f"--- {m.id}\n{m.output()[-_OUTPUT_SHOWN:]}" for m in self.members)
 
     def close(self) -> None:
         """Kill what runs. Idempotent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import Final, Self
 
 import httpx
@@ -21,12 +22,18 @@ from rafthttp.testing.processes import DEADLINE_SECONDS
 _PAUSE_SECONDS: Final = 0.02
 # Short, so that a client whose leader is paused asks the next one soon.
 _CALL_SECONDS: Final = 3.0
+# Two rounds of five members.
+_REFUSED_KEPT: Final = 10
 _REFUSALS: Final = (
     "SessionFormatError",
     "SessionExpiredError",
     "RequestReusedError",
     "OverloadedError",
 )
+
+
+class _NoAnswerError(Exception):
+    """Why one try brought none."""
 
 
 class SessionClients:
@@ -49,6 +56,7 @@ class SessionClients:
         self.answers: dict[str, int] = {}
         self.retried = 0
         self.failure: BaseException | None = None
+        self._refused = [deque[str](maxlen=_REFUSED_KEPT) for _ in range(clients)]
         self._threads = [
             threading.Thread(target=self._run, args=(number,), daemon=True)
             for number in range(clients)
@@ -72,7 +80,10 @@ class SessionClients:
         deadline = time.monotonic() + DEADLINE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-            assert not thread.is_alive(), f"{len(self.answers)} answered, and a client hangs"
+            assert not thread.is_alive(), (
+                f"{len(self.answers)} answered, and a client hangs; the last refusals of each:"
+                f" {list(map(list, self._refused))}"
+            )
         if self.failure is not None:
             raise AssertionError(f"a client failed: {self.failure!r}") from self.failure
 
@@ -80,13 +91,16 @@ class SessionClients:
         try:
             with httpx.Client(trust_env=False, timeout=_CALL_SECONDS) as http:
                 session = (client + 1).to_bytes(16, "big")
-                asked = self._until_answered(http, HEAD.pack(*_head(Kind.OPEN, session)), client)[0]
+                asked, _ = self._until_answered(
+                    http, HEAD.pack(*_head(Kind.OPEN, session)), client, client
+                )
                 number = 0
                 while not self._stopping.is_set():
                     number += 1
                     name = f"{self._prefix}-{client}-{number}"
                     head = HEAD.pack(*_head(Kind.REQUEST, session, number, number))
-                    asked, answer = self._until_answered(http, head + command(name), asked)
+                    envelope = head + command(name)
+                    asked, answer = self._until_answered(http, envelope, client, asked)
                     assert answer is not None, f"{name} was answered with nothing"
                     with self._mutex:
                         self.answers[name] = answer
@@ -94,35 +108,40 @@ class SessionClients:
             self.failure = error
 
     def _until_answered(
-        self, http: httpx.Client, envelope: bytes, asked: int
+        self, http: httpx.Client, envelope: bytes, client: int, asked: int
     ) -> tuple[int, int | None]:
-        """Which member answered, and what; asks one after the other, for ever."""
-        deadline = time.monotonic() + 2 * DEADLINE_SECONDS
+        """Which member answered, and what; asks one after the other, to a deadline."""
+        begin = time.monotonic()
+        refused = self._refused[client]
         while True:
-            members = self._cluster.members
-            answered, response = self._ask(http, members[asked % len(members)], envelope)
-            if answered:
-                return asked, response
-            assert time.monotonic() < deadline, "no member answers"
+            member = self._cluster.members[asked % len(self._cluster.members)]
+            try:
+                return asked, self._ask(http, member, envelope)
+            except _NoAnswerError as error:
+                waited = time.monotonic() - begin
+                refused.append(f"{member.id} after {waited:.1f} s: {error}")
+            assert waited < 2 * DEADLINE_SECONDS, f"no member answers: {'; '.join(refused)}"
             asked += 1
             time.sleep(_PAUSE_SECONDS)
 
-    def _ask(self, http: httpx.Client, member: Member, envelope: bytes) -> tuple[bool, int | None]:
+    def _ask(self, http: httpx.Client, member: Member, envelope: bytes) -> int | None:
+        """Raises _NoAnswerError where another try may bring one."""
         try:
             reply = http.post(f"http://{member.listening}/apply", content=envelope)
             value = reply.json()
-        except httpx.ConnectError:
-            return False, None
-        except (httpx.HTTPError, ValueError):
+        except httpx.ConnectError as error:
+            raise _NoAnswerError(repr(error)) from None
+        except (httpx.HTTPError, ValueError) as error:
             self._count_retry()
-            return False, None
+            raise _NoAnswerError(repr(error)) from None
         if reply.status_code == 200:
-            return True, value["response"]
+            response: int | None = value["response"]
+            return response
         text = str(value["error"])
         assert not text.startswith(_REFUSALS), text
         if value["outcome"] != "definite":
             self._count_retry()
-        return False, None
+        raise _NoAnswerError(f"{reply.status_code}, {value['outcome']}, {text}")
 
     def _count_retry(self) -> None:
         with self._mutex:

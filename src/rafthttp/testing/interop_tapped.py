@@ -51,14 +51,18 @@ class Traffic:
         requests: what the Python members sent to Go ones, by kind.
         answers: what the Python members answered to Go ones, by kind.
         violations: where, and what is wrong there; of any sender.
+        entries_max: most entries in one AppendEntries, by the id of who sent it.
+        pre_votes: whether each pre-vote was granted, by the id of who asked for it.
     """
 
     def __init__(self, cluster: MixedCluster, recordings: list[Recording]) -> None:
         self.requests: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
         self.violations: list[str] = []
+        self.entries_max: Counter[str] = Counter()
+        self.pre_votes: dict[str, list[bool]] = {member.id: [] for member in cluster.members}
+        self._ids = {member.address.encode(): member.id for member in cluster.members}
         self._language = {member.id: member.language for member in cluster.members}
-        self._addresses = {member.address.encode(): member.language for member in cluster.members}
         for number, recording in enumerate(recordings):
             try:
                 self._read(recording)
@@ -79,11 +83,16 @@ class Traffic:
             if len(back) > answered:
                 raise ViolationError("a server that speaks first")
             return
-        dialler = self._addresses.get(address, "python")
+        asking = self._ids.get(address)
+        dialler = "python" if asking is None else self._language[asking]
         checker = RequestChecker(ours=dialler == "python")
         checker.read(there, asked)
         answers = read_responses(checker.sent.rpcs, back, answered)
         target = self._language[recording.target]
+        if asking is not None:
+            self.entries_max[asking] = max(self.entries_max[asking], checker.sent.entries_max)
+        if asking is not None and not checker.sent.kinds["probes"]:
+            self.pre_votes[asking] += answers.grants.get("RequestPreVote", [])
         if (dialler, target) == ("python", "go"):
             self.requests += checker.sent.kinds
         if (dialler, target) == ("go", "python"):

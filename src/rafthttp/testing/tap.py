@@ -6,6 +6,7 @@ An event loop in a thread of its own serves all relays, so that tests stay ordin
     with Taps(tmp_path / "tapped") as taps:
         relay = taps.front("g1", public, private)   # members dial `public`, g1 listens on `private`
         relay.cut(after=1 << 20, times=2)
+    relay.block()                                   # nobody reaches g1; it reaches the others
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ class Relay:
         passed_max: most bytes that one connection carried to the member.
     """
 
-    def __init__(self, name: str, target: str, directory: Path | None) -> None:
+    def __init__(
+        self, name: str, target: str, directory: Path | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.name = name
+        self._loop = loop
         self.cuts = 0
         self.passed_max = 0
         self._target = target
@@ -58,7 +62,9 @@ class Relay:
         self._cut_after = 0
         self._cuts_left = 0
         self._count = 0
+        self._blocked = False
         self.tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._files: list[tuple[Path, Path]] = []
         self._before_back: dict[Path, int] = {}
 
@@ -66,13 +72,25 @@ class Relay:
         """End the next `times` connections that carry more than `after` bytes to the member."""
         self._cut_after, self._cuts_left = after, times
 
+    def block(self) -> None:
+        """End all connections to the member, and every new one, until `unblock`."""
+        self._blocked = True
+        for writer in list(self._writers):
+            self._loop.call_soon_threadsafe(writer.transport.abort)
+
+    def unblock(self) -> None:
+        """Let connections pass again."""
+        self._blocked = False
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, to its end."""
         task = asyncio.current_task()
         assert task is not None, "a connection's callback runs in a task"
         self.tasks.add(task)
+        self._writers.add(writer)
         try:
-            await self._serve(reader, writer)
+            if not self._blocked:
+                await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         except asyncio.CancelledError:
@@ -80,6 +98,7 @@ class Relay:
             task.uncancel()
         finally:
             self.tasks.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +217,7 @@ class Taps:
 
     def front(self, name: str, public: str, private: str) -> Relay:
         """A relay at `public`, `HOST:PORT`, to a member that listens at `private`."""
-        relay = self.relays[name] = Relay(name, private, self._directory)
+        relay = self.relays[name] = Relay(name, private, self._directory, self._loop)
         self._run(self._listen(relay, public))
         return relay
 
@@ -213,13 +232,21 @@ class Taps:
         )
 
     async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
+        for relay in self.relays.values():
+            relay.block()
+        # A closed server drops what it has accepted and not handed over, and Python warns of the
+        # socket. Members dial on: so each accepts no more first, and hands over.
+        for listening in (listening for server in self._servers for listening in server.sockets):
+            self._loop.remove_reader(listening)
         tasks = [task for relay in self.relays.values() for task in relay.tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest)
+        await asyncio.sleep(0)  # transports that were aborted close their sockets
         for server in self._servers:
+            server.close()
             with suppress(OSError):
                 await server.wait_closed()
 

@@ -44,11 +44,15 @@ class Sent:
             carried, `heartbeats` how many AppendEntries were one.
         rpcs: type byte of each request, in order; of the last one maybe only a part was sent.
         senders: id and address in the headers of requests.
+        entries_max: most entries in one AppendEntries.
+        grants: whether each vote and pre-vote asked for was granted, by kind, in order.
     """
 
     kinds: Counter[str] = field(default_factory=Counter[str])
     rpcs: list[int] = field(default_factory=list[int])
     senders: set[tuple[bytes, bytes]] = field(default_factory=set[tuple[bytes, bytes]])
+    entries_max: int = 0
+    grants: dict[str, list[bool]] = field(default_factory=dict[str, list[bool]])
 
 
 class _Cursor:
@@ -224,6 +228,7 @@ class RequestChecker:
         previous, previous_term = cursor.uint("PrevLogEntry"), cursor.uint("PrevLogTerm")
         version, term = cursor.signed("ProtocolVersion"), cursor.uint("Term")
         self.sent.kinds["entries"] += len(entries)
+        self.sent.entries_max = max(self.sent.entries_max, len(entries))
         self.sent.kinds["configurations"] += sum(kind == _CONFIGURATION for _, _, kind in entries)
         self._header(address, sender, version)
         if not self._ours:
@@ -391,7 +396,9 @@ def read_responses(rpcs: list[int], data: bytes, at: int = 0) -> Sent:
             if error and data[cursor.at : cursor.at + 1] == bytes([_NIL]):
                 cursor.at += 1
             else:
-                _response(cursor, rpc)
+                granted = _response(cursor, rpc)
+                if granted is not None:
+                    sent.grants.setdefault(KINDS[rpc], []).append(granted)
         except _CutError:
             return sent
         except ViolationError as violation:
@@ -404,11 +411,13 @@ def read_responses(rpcs: list[int], data: bytes, at: int = 0) -> Sent:
     return sent
 
 
-def _response(cursor: _Cursor, rpc: int) -> None:
+def _response(cursor: _Cursor, rpc: int) -> bool | None:
+    """Whether it grants what was asked for; None where it does neither."""
+    granted = None
     cursor.map_of({APPEND_ENTRIES: 7, REQUEST_VOTE: 6, TIMEOUT_NOW: 3}.get(rpc, 5), KINDS[rpc])
     cursor.name("Addr")
     if rpc in {REQUEST_VOTE, REQUEST_PRE_VOTE}:
-        cursor.flag("Granted")
+        granted = cursor.flag("Granted")
     cursor.name("ID")
     if rpc == APPEND_ENTRIES:
         cursor.uint("LastLog")
@@ -422,6 +431,7 @@ def _response(cursor: _Cursor, rpc: int) -> None:
         cursor.flag("Success")
     if rpc != TIMEOUT_NOW:
         cursor.uint("Term")
+    return granted
 
 
 # -- the handshake

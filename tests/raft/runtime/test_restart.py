@@ -72,7 +72,7 @@ def start(
     fsm = Recorder()
 
     def restore(store: SnapshotStore, meta: SnapshotMeta) -> None:
-        restore_state(fsm, store, meta.id, lambda _: None)
+        restore_state(fsm.restore, store, meta.id, lambda _: None)
 
     return load(log, log, snapshots, restore, trailing), fsm
 

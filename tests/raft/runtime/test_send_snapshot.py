@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -15,7 +17,12 @@ from rafthttp.raft.errors import TransportError
 from rafthttp.raft.runtime import send_snapshot, worker
 from rafthttp.raft.runtime.snapshot_bytes import Progress
 from rafthttp.raft.storage.protocols import SnapshotMeta
-from rafthttp.raft.wire.records import InstallSnapshotResponse, RPCHeader
+from rafthttp.raft.types import Server
+from rafthttp.raft.wire.records import (
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RPCHeader,
+)
 from rafthttp.testing.cluster import Cluster, fast_config, until
 
 
@@ -124,3 +131,98 @@ def test_a_store_that_raises_what_it_should_not_is_reported_and_asked_again(
             assert told.getMessage() == f"no snapshot for {lagging}"
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds"),
+    [(0, 10), (256 << 10, 10), ((512 << 10) - 1, 10), (1 << 20, 40), (256 << 20, 10240)],
+)
+def test_the_deadline_is_of_the_size(
+    monkeypatch: pytest.MonkeyPatch, size: int, seconds: float
+) -> None:
+    """As in Go: the timeout of the transport for each whole 256 KiB, and once at least."""
+
+    async def run() -> None:
+        async with Cluster(3, config=replace(fast_config("any"), trailing_logs=0)) as cluster:
+            leader = await cluster.leader()
+            lagging = next(i for i in cluster.ids if i != leader.id)
+            await cluster.stop(lagging)
+            await leader.apply(b"a")
+            meta = replace(await leader.snapshot(), size=size)
+            asked: list[tuple[int, float]] = []
+
+            async def install(
+                server: Server, request: InstallSnapshotRequest, source: object, timeout: float
+            ) -> InstallSnapshotResponse:
+                assert server.id == lagging
+                asked.append((request.size, timeout))
+                return InstallSnapshotResponse(request.header, request.term, success=False)
+
+            def opened(snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+                assert snapshot_id == meta.id
+                return meta, io.BytesIO()
+
+            store, sender = cluster.snapshots[leader.id], leader._driver.sender
+            monkeypatch.setattr(store, "list", lambda: [meta])
+            monkeypatch.setattr(store, "open", opened)
+            monkeypatch.setattr(sender._transport, "install_snapshot", install)
+            await cluster.start(lagging)
+            await until(lambda: bool(asked))
+            assert asked[0] == (size, seconds)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_it_is_read_one_piece_ahead_and_never_beyond_its_end() -> None:
+    """Whatever size is asked for, and however little a read gives; the count is of what went."""
+    state = bytes(range(256)) * 4
+
+    class Short(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            return super().read(min(size, 100))
+
+    async def run(file: BinaryIO) -> None:
+        thread = worker.Worker("test")
+        progress = Progress(7, len(state))
+        source = send_snapshot._Source(file, thread, progress, len(state))
+        got = b""
+        for size in itertools.cycle((300, 7, 90, 1)):
+            data = await source.read(min(size, len(state) - len(got)))
+            assert 0 < len(data) <= size
+            got += data
+            assert progress.done == len(got)
+            if len(got) == len(state):
+                break
+        assert got == state
+        source.close()
+        thread.finish()
+        await thread.ended
+        assert file.closed
+
+    for file in (io.BytesIO(state + b"more"), Short(state + b"more")):
+        asyncio.run(asyncio.wait_for(run(file), 30))
+
+
+def test_a_piece_read_ahead_that_failed_and_was_not_wanted_is_not_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell():
+                raise OSError("the disk failed")
+            return super().read(size)
+
+    async def run() -> None:
+        thread = worker.Worker("test")
+        source = send_snapshot._Source(Failing(bytes(100)), thread, Progress(7, 100), 100)
+        assert await source.read(50) == bytes(50)
+        await thread.call(lambda: None)
+        await asyncio.sleep(0)
+        source.close()
+        thread.finish()
+        await thread.ended
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    gc.collect()
+    assert not caplog.records

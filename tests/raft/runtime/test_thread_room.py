@@ -34,6 +34,7 @@ async def flushes_beside(callback_seconds: float) -> int:
     """How many writes, one after the other, are done beside callbacks of that length."""
     loop = asyncio.get_running_loop()
     end = loop.time() + SECONDS
+    over = asyncio.Event()
     done = 0
 
     def spin() -> None:
@@ -42,6 +43,8 @@ async def flushes_beside(callback_seconds: float) -> int:
             pass
         if loop.time() < end:
             loop.call_soon(spin)
+        else:
+            over.set()
 
     def next_write(seq: int) -> None:
         nonlocal done
@@ -53,8 +56,7 @@ async def flushes_beside(callback_seconds: float) -> int:
     lane = ThreadLane(disk, disk, next_write, lambda _, error: loop.stop())
     loop.call_soon(spin)
     next_write(0)
-    while loop.time() < end:
-        await asyncio.sleep(0)
+    await over.wait()
     await lane.close()
     return done
 

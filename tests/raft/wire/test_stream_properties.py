@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import tracemalloc
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgpack
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +32,7 @@ from rafthttp.raft.wire.records import (
 )
 from rafthttp.raft.wire.rpc import encode_failure, encode_request, encode_response
 from rafthttp.raft.wire.stream import Answer, RequestDecoder, ResponseDecoder
+from rafthttp.testing.fuzzing.rpc import peak_bytes, peak_bytes_max
 
 _NUMBERS = st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1))
 _NAMES = st.text(max_size=20)
@@ -228,9 +229,6 @@ def test_flipped_bytes(data: st.DataObject, requests: list[Request], cuts: list[
 
 # -- memory: what a peer claims costs nothing, and what it sends little more than its bytes
 
-# tracemalloc and not RSS: it sees the peak between two calls to the byte, and counts all that this
-# decoder allocates; the buffers of C code in between (a join, a slice) are Python objects, too.
-
 
 def _entries(*fields: Callable[[int], bytes]) -> Callable[[int], bytes]:
     """An AppendEntries of entries that have these fields, as many as fit in so many bytes."""
@@ -297,23 +295,116 @@ _HUNGRY: dict[str, Callable[[int], bytes]] = {
 @example("whole entries", 400_000, 3)
 def test_memory_however_cut(kind: str, size: int, piece: int) -> None:
     data = _HUNGRY[kind](size)
-    pieces = [data[at : at + piece] for at in range(0, len(data), piece)][::-1]
-    tracemalloc.start()
-    try:
-        decoder = RequestDecoder()
-        seen: list[object] = []
-        try:
-            while pieces:
-                # Nobody else holds what was fed: it counts as the decoder's.
-                decoder.feed(bytes(bytearray(pieces.pop())))
-                while (event := decoder.next()) is not None:
-                    seen.append(event)
-        except ProtocolError:
-            pass
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= 4 * len(data) + (1 << 20)
+    peak = peak_bytes(RequestDecoder(), _pieces(data, piece), keep=True)
+    assert peak <= peak_bytes_max(len(data))
+
+
+def _pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def _fill(one: bytes) -> Callable[[int], bytes]:
+    """As many of them as fit in so many bytes."""
+    return lambda size: one * (size // len(one))
+
+
+_TERM: bytes = b"\xa4Term\x01"
+
+# By name, the kind of answer that is expected, and the bytes that come.
+_HUNGRY_ANSWERS: dict[str, tuple[int, Callable[[int], bytes]]] = {
+    "error texts": (0, lambda size: encode_failure("x" * min(size // 4, 65_536)) * 4),
+    "an error text beyond its cap": (0, lambda size: encode_failure("x" * (size + 70_000))),
+    "a claimed error text": (0, lambda size: b"\xdb\x0f\x00\x00\x00" + bytes(size)),
+    "peers": (
+        1,
+        lambda size: encode_response(RequestVoteResponse(RPCHeader(0), 1, False, bytes(size))),
+    ),
+    "claimed peers": (1, lambda size: b"\xa0\x81\xa5Peers\xdb\x0f\x00\x00\x00" + bytes(size)),
+    "names": (
+        4,
+        lambda size: (
+            encode_response(
+                RequestPreVoteResponse(
+                    RPCHeader(3, ServerID("x" * 1024), ServerAddress("y" * 1024)), 1, False
+                )
+            )
+            * (size // 2100 + 1)
+        ),
+    ),
+    "small answers": (0, _fill(b"\xa0\x80")),
+    "small refusals": (2, _fill(b"\xa1x\xc0")),
+    "whole answers": (
+        0,
+        _fill(encode_response(AppendEntriesResponse(RPCHeader(3), 1, 9, True, False))),
+    ),
+    "whole answers, each another": (
+        0,
+        lambda size: b"".join(
+            encode_response(AppendEntriesResponse(RPCHeader(3), 1, 1 << 40 | at, True, False))
+            for at in range(size // 90 + 1)
+        ),
+    ),
+    "one field again and again": (
+        3,
+        lambda size: b"\xa0\xdf" + (size // 6).to_bytes(4, "big") + _TERM * (size // 6),
+    ),
+    "nothing": (3, lambda size: b"\xa0\x81\xa1x\xdd\x00\xff\xff\xff" + b"\x90" * size),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(sorted(_HUNGRY_ANSWERS)),
+    st.sampled_from([1000, 30_000]),
+    st.sampled_from([2, 3, 17, 100, 4096, 1 << 30]),
+)
+@example("peers", 400_000, 2)
+@example("claimed peers", 400_000, 2)
+@example("error texts", 200_000, 2)
+@example("names", 200_000, 1 << 30)
+@example("small answers", 100_000, 1 << 30)
+@example("one field again and again", 400_000, 1 << 30)
+@example("nothing", 400_000, 2)
+def test_memory_of_answers_however_cut(kind: str, size: int, piece: int) -> None:
+    rpc, make = _HUNGRY_ANSWERS[kind]
+    data = make(size)
+    decoder = ResponseDecoder()
+    for _ in range(len(data)):
+        decoder.expect(rpc)
+    assert peak_bytes(decoder, _pieces(data, piece), keep=False) <= peak_bytes_max(len(data))
+
+
+@pytest.mark.parametrize("kind", sorted(_HUNGRY_ANSWERS))
+def test_hungry_answers_are_read(kind: str) -> None:
+    """What is measured is what its name says: all is answers, or the typed error."""
+    rpc, make = _HUNGRY_ANSWERS[kind]
+    decoder = ResponseDecoder()
+    data = make(30_000)
+    for _ in range(len(data)):
+        decoder.expect(rpc)
+    seen, _, failed = _read_all(decoder, data, [])
+    if "claimed" in kind:
+        assert (seen, failed, decoder.mid_frame) in (([], True, True), ([], False, True))
+    elif kind in ("an error text beyond its cap", "nothing"):
+        assert (seen, failed) == ([], True)
+    else:
+        assert seen
+        assert not failed
+        assert not decoder.mid_frame
+
+
+def test_a_decoder_that_believes_what_is_claimed_is_seen() -> None:
+    """The checker is checked."""
+
+    class Believing(ResponseDecoder):
+        def feed(self, data: bytes) -> None:
+            self.room = bytes(0x0F000000)
+            super().feed(data)
+
+    decoder = Believing()
+    decoder.expect(0)
+    data = b"\xdb\x0f\x00\x00\x00x"
+    assert peak_bytes(decoder, [data], keep=False) > peak_bytes_max(len(data))
 
 
 # -- the same records in every form go-msgpack can read

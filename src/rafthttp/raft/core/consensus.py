@@ -63,9 +63,9 @@ class Consensus(Snapshots):
         """The cluster counts on nothing this server may have forgotten (ADR 9).
 
         `votes_from` is the end of what the leader that said so had committed in its term; the
-        caller has it durable, for `InitialState`. Nobody gets a vote whose log ends before it, there
-        is no campaign until this log reaches it, and no leader of an older term is heard: one may
-        be left that still counts this server by an old configuration.
+        caller has it durable, for `InitialState`. Nobody gets a vote whose log ends before it;
+        there is no campaign until this log reaches it; and no leader of an older term is heard: one
+        may be left that still counts this server by an old configuration.
         """
         server = self._server
         server.now_ns = now_ns

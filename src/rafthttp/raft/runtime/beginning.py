@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import BinaryIO
 
 from rafthttp.raft.config import Config
 from rafthttp.raft.core.ready import InitialState
-from rafthttp.raft.fsm import FSM
+from rafthttp.raft.fsm import FSM, OwnState
 from rafthttp.raft.runtime import restart, snapshot_bytes
 from rafthttp.raft.runtime.snapshot_bytes import Progress
 from rafthttp.raft.runtime.worker import Workers
@@ -29,8 +31,13 @@ async def begin(
     """
     progress: list[Progress] = []
 
+    take: Callable[[BinaryIO], None] | None = fsm.restore
+    if config.no_snapshot_restore_on_start:
+        take = fsm.restore_own if isinstance(fsm, OwnState) else None
+
     def restore(store: SnapshotStore, meta: SnapshotMeta) -> None:
-        snapshot_bytes.restore(fsm, store, meta.id, progress.append)
+        assert take is not None, "not called without it"
+        snapshot_bytes.restore(take, store, meta.id, progress.append)
 
     workers = Workers()
     worker = workers.start("rafthttp-start")
@@ -40,7 +47,7 @@ async def begin(
             log_store,
             stable_store,
             snapshot_store,
-            None if config.no_snapshot_restore_on_start else restore,
+            None if take is None else restore,
             config.trailing_logs,
         )
     except asyncio.CancelledError:

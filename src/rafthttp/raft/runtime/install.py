@@ -1,14 +1,15 @@
 """A leader's snapshot, taken in: streamed to the store, then the log, then the state machine.
 
 One at a time. Heartbeats, votes and entries go on meanwhile; the core says when not (its
-`snapshots` module has the three steps). At most a chunk of the stream is held here.
+`snapshots` module has the three steps). At most a few chunks of the stream are held here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections import deque
+from typing import Final, Protocol
 
 from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import RpcId
@@ -16,7 +17,7 @@ from rafthttp.raft.errors import ProtocolError, TransportError
 from rafthttp.raft.runtime.restoring import Restores
 from rafthttp.raft.runtime.snapshot_bytes import Progress, Target
 from rafthttp.raft.runtime.snapshots import Snapshots
-from rafthttp.raft.runtime.worker import Worker
+from rafthttp.raft.runtime.worker import Worker, forget
 from rafthttp.raft.storage.protocols import SnapshotMeta
 from rafthttp.raft.transport.protocols import InboundRpc, SnapshotReader
 from rafthttp.raft.types import Configuration
@@ -24,6 +25,10 @@ from rafthttp.raft.wire.configuration import decode_configuration
 from rafthttp.raft.wire.records import InstallSnapshotRequest, Response
 
 _log = logging.getLogger("rafthttp.raft.snapshots")
+
+# Chunks given to the thread and not written. Fewer, and it waits for the event loop between two;
+# one is a read of the socket, up to 256 KiB.
+_UNWRITTEN_MAX: Final = 8
 
 
 class InstallOwner(Protocol):
@@ -216,9 +221,7 @@ class Installer:
         )
         try:
             await worker.call(target.open)
-            async for chunk in job.body:
-                await worker.call(target.write, chunk)
-                job.progress.passed(len(chunk))
+            await self._write(job, worker)
             if not owner.core.on_snapshot_arrived(
                 job.number,
                 request.term,
@@ -242,6 +245,22 @@ class Installer:
             level = logging.WARNING if isinstance(error, TransportError) else logging.ERROR
             _log.log(level, "snapshot at index %d: %s", request.last_log_index, error)
             return None
+
+    @staticmethod
+    async def _write(job: _Job, worker: Worker) -> None:
+        """Write all of it; more comes while some is being written."""
+        unwritten: deque[asyncio.Future[None]] = deque()
+        try:
+            async for chunk in job.body:
+                if len(unwritten) >= _UNWRITTEN_MAX:
+                    await unwritten.popleft()
+                unwritten.append(worker.begin(job.target.write, chunk))
+                job.progress.passed(len(chunk))
+            while unwritten:
+                await unwritten.popleft()
+        finally:
+            for write in unwritten:
+                forget(write)
 
     def _refuse(self, job: _Job) -> None:
         """It did not arrive whole, and its leader is told so. Idempotent."""

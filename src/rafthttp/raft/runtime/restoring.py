@@ -134,7 +134,9 @@ class Restores:
         store = owner.snapshots.store
         assert store is not None, "it came from there"
         try:
-            await worker.call(snapshot_bytes.restore, self._fsm, store, snapshot_id, self._opened)
+            await worker.call(
+                snapshot_bytes.restore, self._fsm.restore, store, snapshot_id, self._opened
+            )
         except Exception as error:  # noqa: BLE001 - reported: the server cannot go on
             owner.fail(error)
             return False

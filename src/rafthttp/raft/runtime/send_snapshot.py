@@ -13,10 +13,11 @@ from rafthttp.raft.core.consensus import Consensus
 from rafthttp.raft.core.ready import SendSnapshot
 from rafthttp.raft.errors import RaftHttpError, StorageError, TransportError
 from rafthttp.raft.runtime.plausible import is_plausible_term
-from rafthttp.raft.runtime.snapshot_bytes import Progress, counted
+from rafthttp.raft.runtime.snapshot_bytes import Progress
 from rafthttp.raft.runtime.snapshots import Snapshots
-from rafthttp.raft.runtime.worker import Worker
+from rafthttp.raft.runtime.worker import Worker, forget
 from rafthttp.raft.storage.protocols import SnapshotMeta
+from rafthttp.raft.storage.snapshots import open_checking
 from rafthttp.raft.transport.protocols import Transport
 from rafthttp.raft.types import Server, ServerID
 from rafthttp.raft.wire.configuration import encode_configuration
@@ -45,15 +46,39 @@ class SendOwner(Protocol):
 
 
 class _Source:
-    """Implements `SnapshotSource`: a file, read on the transfer's own thread."""
+    """Implements `SnapshotSource`: a file, read on the transfer's own thread, one piece ahead."""
 
-    def __init__(self, file: BinaryIO, worker: Worker) -> None:
+    def __init__(self, file: BinaryIO, worker: Worker, progress: Progress, size: int) -> None:
         self._file = file
         self._worker = worker
+        self._progress = progress
+        self._left = size  # to be read of the file
+        self._rest = b""
+        self._ahead: asyncio.Future[bytes] | None = None
 
     async def read(self, size: int, /) -> bytes:
         """Up to `size` bytes (`SnapshotSource`)."""
-        return await self._worker.call(self._file.read, size)
+        data = self._rest
+        if not data:
+            self._ahead = self._ahead or self._begin(size)
+            data = await self._ahead
+            self._ahead = None
+            self._left -= len(data)
+            if data and self._left:
+                self._ahead = self._begin(size)
+        self._rest = data[size:]
+        data = data[:size]
+        self._progress.passed(len(data))
+        return data
+
+    def close(self) -> None:
+        """Close the file, behind a read that was given up and still goes on."""
+        if self._ahead is not None:
+            forget(self._ahead)
+        self._worker.post(self._file.close)
+
+    def _begin(self, size: int) -> asyncio.Future[bytes]:
+        return self._worker.begin(self._file.read, min(size, self._left))
 
 
 class _Sending(NamedTuple):
@@ -156,10 +181,11 @@ class SnapshotSender:
         meta = await self._newest(worker)
         store = self._snapshots.store
         assert store is not None, "it is from there"
-        # `open` may read the whole file for its checksum.
-        meta, source = await worker.call(store.open, meta.id)
+        # A store may read it all for its checksum now. One that does not holds back the end of what
+        # is broken: the peer is left with a stream that was cut, and installs nothing.
+        meta, file = await worker.call(open_checking, store, meta.id)
         progress = Progress(meta.index, meta.size)
-        file = counted(source, progress)
+        source = _Source(file, worker, progress, meta.size)
         self.progress[server.id] = progress
         _log.info("snapshot at index %d goes to %s: %d bytes", meta.index, server.id, meta.size)
         request = InstallSnapshotRequest(
@@ -177,7 +203,7 @@ class SnapshotSender:
         timeout = _TIMEOUT_S * max(1, meta.size // _TIMEOUT_SIZE_BYTES)
         try:
             sending = asyncio.get_running_loop().create_task(
-                self._transport.install_snapshot(server, request, _Source(file, worker), timeout)
+                self._transport.install_snapshot(server, request, source, timeout)
             )
             try:
                 return meta, await _while_moving(sending, progress)
@@ -187,8 +213,7 @@ class SnapshotSender:
         finally:
             if self.progress.get(server.id) is progress:
                 del self.progress[server.id]
-            # Behind a read that was cancelled and still goes on.
-            worker.post(file.close)
+            source.close()
 
     async def _newest(self, worker: Worker) -> SnapshotMeta:
         """The newest that counts, and that the log goes on from.

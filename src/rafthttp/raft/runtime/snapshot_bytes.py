@@ -1,6 +1,6 @@
 """A snapshot's bytes on their way: counted, and cut short when the server is shut down.
 
-What the application's `persist` and `restore` get as files, and what a transport reads. Used on
+What the application's `persist` and `restore` get as files. Used on
 worker threads; only the counts are read elsewhere.
 """
 
@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import BinaryIO, Final, cast
 
 from rafthttp.raft.errors import SnapshotError, StorageError
-from rafthttp.raft.fsm import FSM, FSMSnapshot
+from rafthttp.raft.fsm import FSMSnapshot
 from rafthttp.raft.storage.protocols import SnapshotMeta, SnapshotSink, SnapshotStore
 from rafthttp.raft.types import Configuration, Index, Term
 
@@ -93,7 +93,7 @@ class _Reader(io.RawIOBase):
             self._source.close()
 
 
-def counted(source: BinaryIO, progress: Progress) -> BinaryIO:
+def _counted(source: BinaryIO, progress: Progress) -> BinaryIO:
     """The same bytes, counted."""
     return cast("BinaryIO", io.BufferedReader(_Reader(source, progress), _BUFFER_BYTES))
 
@@ -187,9 +187,12 @@ def copy(source: BinaryIO, target: Target, progress: Progress) -> None:
 
 
 def restore(
-    fsm: FSM, store: SnapshotStore, snapshot_id: str, on_open: Callable[[Progress], None]
+    take: Callable[[BinaryIO], None],
+    store: SnapshotStore,
+    snapshot_id: str,
+    on_open: Callable[[Progress], None],
 ) -> SnapshotMeta:
-    """Let the application take a snapshot's state; `on_open` gets how far it is.
+    """Let the application `take` a snapshot's state; `on_open` gets how far it is.
 
     Raises:
         Exception: the application's, the store's or the disk's.
@@ -197,6 +200,6 @@ def restore(
     meta, source = store.open(snapshot_id)
     progress = Progress(meta.index, meta.size)
     on_open(progress)
-    with closing(counted(source, progress)) as file:
-        fsm.restore(file)
+    with closing(_counted(source, progress)) as file:
+        take(file)
     return meta

@@ -206,3 +206,21 @@ class SnapshotStore(Protocol):
             StorageError: there is none of this name, or the disk failed.
         """
         ...
+
+
+@runtime_checkable
+class CheckingSnapshotStore(Protocol):
+    """A snapshot store that can check a state while it is read, not in a pass before. Optional."""
+
+    def open_checking(self, snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+        """As `SnapshotStore.open`, but what is handed out is checked on the way.
+
+        The read that would reach the end raises CorruptSnapshotError where a bit was wrong, and so
+        does every later one: nobody gets the whole of a broken state. The snapshot is not listed
+        any more then.
+
+        Raises:
+            CorruptSnapshotError: it is seen to be broken already.
+            StorageError: there is none of this name, or the disk failed.
+        """
+        ...

@@ -2,7 +2,8 @@
 
 Knows files and bytes; nothing of what a state means, nor whose server it is. A snapshot is written
 as `ID.tmp`, flushed, and renamed: what has no such ending was whole once. What is no longer whole
-is found by checksums: those of `meta.json` when it is listed, that of the state when it is opened.
+is found by checksums: those of `meta.json` when it is listed, that of the state when it is opened,
+or as it is read.
 
 The directory lies under the lock of the server's data directory (lock.py) and takes none itself:
 one process at a time. All calls may wait for the disk. Memory stays bounded by `_BUFFER_BYTES` a
@@ -19,11 +20,11 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn
+from typing import BinaryIO, Final, NoReturn, cast
 
 from rafthttp.raft.errors import CorruptSnapshotError, DataDirectoryError, StorageError
 from rafthttp.raft.storage.lock import sync_directory
@@ -50,6 +51,8 @@ PARTIAL_SUFFIX: Final = ".tmp"
 _ID: Final = re.compile(r"[0-9]{20}-[0-9]{20}-[0-9]{10}", re.ASCII)
 # A state machine may write it byte by byte. Larger pieces save nothing: 2 GB/s go through SHA-256.
 _BUFFER_BYTES: Final = 256 << 10
+# So much at a time is not copied together with more: a write of it costs less than that.
+_DIRECT_BYTES: Final = 64 << 10
 # The most servers that come off the wire (4096), with an id and an address of 2 kB each.
 _META_SIZE_BYTES_MAX: Final = 16 << 20
 # What a disk says of a bad sector, and a file system of a bad checksum of its own.
@@ -94,10 +97,10 @@ class FileSnapshotSink:
                 raise StorageError(self._failure or f"snapshot {self.id} has ended")
             size = memoryview(data).nbytes
             try:
-                if len(self._buffer) + size >= _BUFFER_BYTES:
+                if size >= _DIRECT_BYTES or len(self._buffer) + size >= _BUFFER_BYTES:
                     self._write(self._buffer)
                     self._buffer.clear()
-                if size >= _BUFFER_BYTES:
+                if size >= _DIRECT_BYTES:
                     self._write(data)
                 else:
                     self._buffer += data
@@ -257,19 +260,54 @@ class FileSnapshotStore:
             CorruptSnapshotError: a bit is wrong. It is not listed any more.
             StorageError: there is none of this name, or the disk failed.
         """
+        path = self._path(snapshot_id)
+        with self._noticing(path):
+            stored = self._stored(snapshot_id)
+            return stored.meta, _open_whole(path, stored)
+
+    def open_checking(self, snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+        """As `open`, but each piece is checked as it is handed out, and the last one held back.
+
+        Its last piece comes only once the checksum of all is right (`CheckingSnapshotStore`).
+
+        Raises:
+            CorruptSnapshotError: something else than the state is broken already. It is not listed
+                any more; nor once a read has found the state broken.
+            StorageError: there is none of this name, or the disk failed.
+        """
+        path = self._path(snapshot_id)
+        with self._noticing(path):
+            stored = self._stored(snapshot_id)
+            file = (path / STATE_FILE).open("rb", buffering=0)
+        checked = _CheckedFile(file, path, stored, self._noticing)
+        return stored.meta, cast("BinaryIO", checked)
+
+    # -- inside
+
+    def _path(self, snapshot_id: str) -> Path:
         path = self._directory / snapshot_id
         if not _ID.fullmatch(snapshot_id) or not path.exists():
             raise StorageError(f"there is no snapshot {snapshot_id!r}")
+        return path
+
+    @contextmanager
+    def _noticing(self, path: Path) -> Generator[None]:
+        """For reading one snapshot: what is found broken is not listed any more.
+
+        Raises:
+            CorruptSnapshotError: it is broken.
+            StorageError: the disk failed.
+        """
         try:
-            stored = self._stored(snapshot_id)
-            return stored.meta, _open_whole(path, stored)
+            yield
         except CorruptSnapshotError:
-            self._broken.add(snapshot_id)
+            self._broken.add(path.name)
             raise
         except OSError as error:
-            raise _failure(path, error) from error
-
-    # -- inside
+            failure = _failure(path, error)
+            if isinstance(failure, CorruptSnapshotError):
+                self._broken.add(path.name)
+            raise failure from error
 
     def _publish(self, partial: Path) -> None:
         """For a sink: let a flushed snapshot count, then remove those it makes superfluous.
@@ -383,17 +421,71 @@ class FileSnapshotStore:
                 self._broken.discard(name)
 
 
+class _CheckedFile(io.RawIOBase):
+    """A state that is checked as it is read: its last piece comes once all of it was right.
+
+    Args:
+        noticing: in which it is read.
+    """
+
+    def __init__(
+        self,
+        file: io.FileIO,
+        path: Path,
+        stored: StoredMeta,
+        noticing: Callable[[Path], AbstractContextManager[None]],
+    ) -> None:
+        self._file = file
+        self._path = path
+        self._sha256 = stored.state_sha256
+        self._noticing = noticing
+        self._left = stored.meta.size
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        with self._noticing(self._path):
+            data = self._file.read(min(size, self._left))
+            if size and self._left and not data:
+                raise CorruptSnapshotError(f"the state of snapshot {self._path} was cut")
+            self._hash.update(data)
+            self._left -= len(data)
+            if not self._left and self._hash.hexdigest() != self._sha256:
+                raise CorruptSnapshotError(_wrong_checksum(self._path))
+        return data
+
+    def readinto(self, buffer: object, /) -> int:
+        # Not straight into the buffer: it would have the last piece also where that is broken.
+        with memoryview(cast("bytearray", buffer)) as view, view.cast("B") as target:
+            data = self.read(len(target))
+            target[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
+
+
 def _open_whole(path: Path, stored: StoredMeta) -> BinaryIO:
     """Read the state once, and open it for the caller."""
     file = (path / STATE_FILE).open("rb")
     try:
         if _digest(file) != (stored.meta.size, stored.state_sha256):
-            raise CorruptSnapshotError(f"the state of snapshot {path} has a wrong checksum")
+            raise CorruptSnapshotError(_wrong_checksum(path))
         file.seek(0)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _wrong_checksum(path: Path) -> str:
+    return f"the state of snapshot {path} has a wrong checksum"
 
 
 def _digest(file: io.BufferedReader) -> tuple[int, str]:

@@ -10,7 +10,11 @@ import logging
 from typing import BinaryIO, Final
 
 from rafthttp.raft.errors import CorruptSnapshotError
-from rafthttp.raft.storage.protocols import SnapshotMeta, SnapshotStore
+from rafthttp.raft.storage.protocols import (
+    CheckingSnapshotStore,
+    SnapshotMeta,
+    SnapshotStore,
+)
 from rafthttp.raft.types import Index, Term
 
 _logger = logging.getLogger("rafthttp.raft.storage")
@@ -63,3 +67,18 @@ def open_newest(store: SnapshotStore) -> tuple[SnapshotMeta, BinaryIO] | None:
     if first is not None:
         raise first
     return None
+
+
+def open_checking(store: SnapshotStore, snapshot_id: str) -> tuple[SnapshotMeta, BinaryIO]:
+    """One snapshot and its state, checked while it is read, where the store can do that.
+
+    For whoever makes nothing of a state that it did not get to the end of.
+
+    Raises:
+        CorruptSnapshotError: it is broken; or a read says so, before the end (where the store
+            checks a state beforehand, none does).
+        StorageError: there is none of this name, or the disk failed.
+    """
+    if isinstance(store, CheckingSnapshotStore):
+        return store.open_checking(snapshot_id)
+    return store.open(snapshot_id)

@@ -31,7 +31,7 @@ class Clients:
         acknowledged: values that clients were told are applied.
         refused: values of which clients were told that they never will be.
         padding: what each command carries besides.
-        on_acknowledged: called with a value and who said so.
+        on_acknowledged: called with a value.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Clients:
         self.acknowledged: list[int] = []
         self.refused: list[int] = []
         self.answers = 0
-        self.on_acknowledged: Callable[[Member, int], None] = lambda _, __: None
+        self.on_acknowledged: Callable[[int], None] = lambda _: None
         self._loop = loop
         self._rng = rng
         self._members = members
@@ -116,7 +116,7 @@ class Clients:
         if how == "ok":
             self.acknowledged.append(value)
             self.answers += 1
-            self.on_acknowledged(member, value)
+            self.on_acknowledged(value)
         return how == "ok"
 
     async def _read(self, member: Member) -> bool:

@@ -22,16 +22,19 @@ from rafthttp.raft.storage.memory import MemorySnapshotStore
 from rafthttp.raft.transport.network import NetworkTransport
 from rafthttp.raft.transport.tcp import TCPStreamLayer
 from rafthttp.raft.types import Configuration, Log, Server, ServerAddress, ServerID, State
-from rafthttp.testing.driversim.disk import Disk, DiskStore
+from rafthttp.testing.driversim.disk import Disk, DiskStore, check_whole
 from rafthttp.testing.driversim.jobs import DEVICE
 from rafthttp.testing.driversim.loop import Life, VirtualLoop
 from rafthttp.testing.driversim.machine import Registers
 from rafthttp.testing.driversim.network import VirtualNetwork
+from rafthttp.testing.invariants import InvariantError
 
 _T = TypeVar("_T")
 _PORT: Final = 80
 # For a bare server's transport; a tenth of the default, as all timeouts here.
 _TRANSPORT_SECONDS: Final = 1.0
+# Until an operator has emptied a disk that was refused.
+_REPLACE_SECONDS: Final = 0.05
 
 
 class World(Protocol):
@@ -62,6 +65,7 @@ class Member(abc.ABC):
         lives: how often it was started.
         raft: None until it runs.
         machine: its state machine, in this life.
+        on_broken: called where a property does not hold.
     """
 
     def __init__(self, world: World, number: int, config: Config, disk: Disk, rate: float) -> None:
@@ -74,6 +78,7 @@ class Member(abc.ABC):
         self.lives = 0
         self.raft: Raft | None = None
         self.machine: Registers
+        self.on_broken: Callable[[InvariantError], None] = lambda _: None
         self._world = world
         self._rate = rate
 
@@ -128,7 +133,22 @@ class Member(abc.ABC):
         except (StorageError, TransportError, OSError) as error:
             self._world.tell(("failed start", self.id, str(error)))
             if life is self.life:
-                self._world.loop.at(self._world.loop.now, self.crash)
+                end = self._replace if self.disk.flipped else self.crash
+                self._world.loop.at(self._world.loop.now, end)
+            return
+        if self.disk.flipped:
+            said = f"flip: {self.id} began with a broken {self.disk.flipped}"
+            self.on_broken(InvariantError(said))
+
+    def _replace(self) -> None:
+        """What it holds is refused: it begins anew, with nothing (S8)."""
+        self.wipe()
+        loop = self._world.loop
+        loop.at(loop.now + _REPLACE_SECONDS, self._start_again, self.lives)
+
+    def _start_again(self, lives: int) -> None:
+        if self.life is None and self.lives == lives:
+            self.start()
 
     # -- of each kind
 
@@ -198,6 +218,7 @@ class _DiskNode(Node):
     disk: Disk
 
     async def _open_store(self) -> DiskStore:
+        check_whole(self.disk)
         return self.disk.store
 
     async def _open_snapshots(self) -> MemorySnapshotStore:

@@ -38,7 +38,6 @@ class Nemesis:
         self._members, self._seen, self._timeout = members, seen, timeout
         self._stopped = False
         self._partition = 0
-        self._wiped = False
         deeds: list[tuple[float, Callable[[], bool]]] = [
             (faults.clog_rate, self._clog),
             (faults.partition_rate, self._split),
@@ -52,8 +51,8 @@ class Nemesis:
             (faults.stall_rate, self._stall),
             (faults.crash_rate, self._crash),
             (faults.crash_rate / 3, self._power_off),
-            # Where voters come and go, the others may be no quorum.
-            (0 if faults.membership_rate else faults.wipe_rate, self._wipe),
+            (faults.wipe_rate, self._wipe),
+            (faults.flip_rate, self._flip),
             (faults.membership_rate, self._change),
             (faults.transfer_rate, self._transfer),
             (faults.snapshot_rate, self._snapshot),
@@ -216,14 +215,46 @@ class Nemesis:
         return True
 
     def _wipe(self) -> bool:
-        """Lose a disk, once: the others stay a quorum that counts without it (S62)."""
-        member = self._up()
-        if member is None or self._wiped or not isinstance(member, NodeMember):
+        member = self._expendable()
+        if member is None:
             return False
-        self._wiped = True
         member.wipe()
         self._restart_later(member)
         return True
+
+    def _flip(self) -> bool:
+        """Its next start is refused, and its disk emptied."""
+        member = self._expendable()
+        if member is None:
+            return False
+        member.crash()
+        flipped = member.disk.flip()
+        self._restart_later(member)
+        return bool(flipped)
+
+    def _expendable(self) -> Member | None:
+        """A server without whose disk the rest can go on and release it (S62).
+
+        That takes a committed configuration which all its voters know for the latest, three or
+        more, and nobody a later one. A bare server cannot be released.
+        """
+        if self._is_one_lost():
+            return None
+        known = {m.id: m.raft.get_configuration() for m in self._members if m.raft is not None}
+        newest = max(known.values(), key=lambda latest: latest.index, default=None)
+        member = self._up()
+        if (
+            newest is None
+            or not isinstance(member, NodeMember)
+            or len(newest.configuration.voters) < 3
+            or all(m.raft is None or m.raft.commit_index < newest.index for m in self._members)
+            or any(known.get(voter.id) != newest for voter in newest.configuration.voters)
+        ):
+            return None
+        return member
+
+    def _is_one_lost(self) -> bool:
+        return any(m.disk.lost is not None or m.disk.flipped for m in self._members)
 
     def _restart_later(self, member: Member) -> None:
         self._after(0.001 + 0.3 * self._rng.random(), self._restart, member, member.lives)
@@ -266,7 +297,7 @@ class Nemesis:
 
     def _change(self) -> bool:
         leader = self._leader()
-        if leader is None or leader.raft is None:
+        if leader is None or leader.raft is None or self._is_one_lost():
             return False
         raft = leader.raft
         configuration = raft.get_configuration().configuration

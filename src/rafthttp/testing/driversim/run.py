@@ -1,4 +1,4 @@
-"""One run: servers made from a seed, harm, healing, and what must be true all along.
+"""One run of whole servers: harm, healing, and what must be true all along.
 
 Knows how a run is put together; what each part does stands in its own file.
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import random
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from rafthttp.raft.config import Config
-from rafthttp.raft.types import Index, Log, State, Term
-from rafthttp.testing.coremember import Entry
+from rafthttp.raft.types import Index, Log, State
 from rafthttp.testing.driversim.clients import Clients
 from rafthttp.testing.driversim.disk import Disk
-from rafthttp.testing.driversim.jobs import DEVICE
-from rafthttp.testing.driversim.loop import VirtualLoop, virtual_loop
+from rafthttp.testing.driversim.loop import VirtualLoop
 from rafthttp.testing.driversim.machine import COMMAND, Registers
 from rafthttp.testing.driversim.member import (
     Member,
@@ -31,12 +26,9 @@ from rafthttp.testing.driversim.member import (
 )
 from rafthttp.testing.driversim.nemesis import Nemesis
 from rafthttp.testing.driversim.network import VirtualNetwork
-from rafthttp.testing.driversim.patches import determined
+from rafthttp.testing.driversim.watch import Watch
 from rafthttp.testing.invariants import InvariantError
-from rafthttp.testing.invariants.election_safety import ElectionSafety
-from rafthttp.testing.invariants.monotonic import Monotonic
-from rafthttp.testing.invariants.state_machine_safety import StateMachineSafety
-from rafthttp.testing.linearizability import check_linearizable
+from rafthttp.testing.invariants.linearizable import check_clients
 from rafthttp.testing.sim.faults import Faults
 
 TIMEOUT: Final = 0.1
@@ -48,32 +40,9 @@ left half-open its sender waits for 10 s (`runtime.send_snapshot`), and that may
 _STOP_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.01
 _MARKER_KEY: Final = -2
-_KINDS: Final = ("raft", "node")
-
-
-@dataclass(slots=True)
-class DriverReport:
-    """What came of a run, or of many."""
-
-    runs: int = 0
-    digest: str = ""
-    steps: int = 0
-    seconds: float = 0.0
-    terms: int = 0
-    committed: int = 0
-    acknowledged: int = 0
-    seen: Counter[str] = field(default_factory=Counter[str])
-    failures: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
-
-    def add(self, other: DriverReport) -> None:
-        """Count another run in."""
-        self.runs += other.runs
-        self.steps += other.steps
-        self.seconds += other.seconds
-        self.terms += other.terms
-        self.committed += other.committed
-        self.acknowledged += other.acknowledged
-        self.seen.update(other.seen)
+# As in the other simulator.
+_TERMS_PER_SECOND: Final = 150
+_SNAPSHOTS_PER_SECOND: Final = 600
 
 
 class DriverCluster:
@@ -81,18 +50,15 @@ class DriverCluster:
 
     def __init__(self, loop: VirtualLoop, rng: random.Random, faults: Faults, kind: str) -> None:
         self.loop, self.rng, self.faults, self.kind = loop, rng, faults, kind
+        self.began = loop.now
         self.seen: Counter[str] = Counter()
         self.network = VirtualNetwork(loop, rng, self.tell)
         self.network.seen = self.seen
-        self.states = StateMachineSafety()
-        self._monotonic = Monotonic()
-        self._elections = ElectionSafety()
-        self._terms: Term = 0
         self._hash = hashlib.blake2b(digest_size=16)
-        self._failure: Exception | None = None
         count = rng.choice((3, 3, 5)) if kind == "raft" else 3
         self.ballast_bytes = rng.choice((0, 0, 400_000))
         self.members = [self._member(number) for number in range(count)]
+        self.watch = Watch(self.members)
         self._introduce()
         self.clients = Clients(loop, rng, self.members, rng.choice((1, 2, 5)))
         self.clients.padding = bytes(rng.choice((0, 0, 0, 20_000)))
@@ -143,54 +109,18 @@ class DriverCluster:
     def on_applied(self, member: Member, machine: Registers, log: Log) -> None:
         """A state machine took in a command."""
         self.tell(("applied", member.id, log.index, log.term))
-        try:
-            self.states.on_commit(member.id, log.index, Entry(log.term, log.data))
-            self.states.on_state(member.id, log.index, machine.digest)
-            if machine.twice:
-                raise InvariantError(f"applied once: {member.id} applied {machine.twice} again")
-        except InvariantError as error:
-            self._failure = self._failure or error
+        self.watch.on_applied(member.id, machine, log, COMMAND.unpack_from(log.data)[1])
 
-    def _on_acknowledged(self, member: Member, value: int) -> None:
-        """A client was told: the entry must be on the disks of a quorum (Raft Figure 2)."""
+    def _on_acknowledged(self, value: int) -> None:
         self.tell(("acknowledged", value))
-        if self.faults.membership_rate or self.faults.wipe_rate:
-            return  # who counts is another matter then
-        index = next((m.machine.applied.get(value, 0) for m in self.members if m.life), 0)
-        index = index or member.machine.applied.get(value, 0)
-        if not index:
-            return
-        durable = 0
-        for other in self.members:
-            store, kept = other.disk.store, other.disk.snapshots.list()
-            if index < store.first_index() or (kept and kept[0].index >= index):
-                durable += 1
-            elif index <= store.last_index():
-                durable += store.term_at(index) == self.states.committed[index].term
-        voters = 1 if self.kind == "node" else len(self.members)
-        if durable <= voters // 2:
-            raise InvariantError(f"durable: {value} was acknowledged, and is on {durable} disks")
+        self.watch.check_acknowledged(value)
 
     def look(self) -> None:
-        """The figures every server shows; and whatever failed out of a client's sight."""
-        if self._failure is not None:
-            raise self._failure
+        """Raise what has broken; and whatever failed out of a client's sight."""
+        if self.watch.failure is not None:
+            raise self.watch.failure
         if self.loop.complaints:
             raise InvariantError(f"errors: nobody took {self.loop.complaints[0]}")
-        for member in self.members:
-            raft = member.raft
-            if raft is None:
-                continue
-            commit, applied = raft.commit_index, raft.applied_index
-            term = raft.current_term
-            self._monotonic.on_step(member.id, member.lives, term, commit, applied)
-            if not applied <= commit <= raft.last_index:
-                raise InvariantError(
-                    f"order: {member.id} applied {applied}, committed {commit} of {raft.last_index}"
-                )
-            if raft.state is State.LEADER:
-                self._elections.on_leader(member.id, term)
-            self._terms = max(self._terms, term)
 
     # -- the run
 
@@ -223,7 +153,10 @@ class DriverCluster:
         await self._watched(asyncio.create_task(self.clients.stop()))
         await self._settle("healed")
         self._check_kept()
-        check_linearizable(self.clients.history)
+        check_clients(self.clients.history)
+        self.watch.bounded.check(
+            round((self.loop.now - self.began) * 1e9), _TERMS_PER_SECOND, _SNAPSHOTS_PER_SECOND
+        )
         await self._end()
 
     async def _watched(self, task: asyncio.Task[None]) -> None:
@@ -302,68 +235,7 @@ class DriverCluster:
                 raise InvariantError(f"stop: {life and life.name} leaves {left} behind")
         self.look()
 
-    def report(self) -> DriverReport:
-        """What came of it."""
+    def digest(self) -> str:
+        """Of all that happened, and of all chance that was drawn."""
         self._hash.update(repr(random.random()).encode())  # noqa: S311 - all chance was the same
-        return DriverReport(
-            runs=1,
-            digest=self._hash.hexdigest(),
-            steps=self.loop.steps,
-            seconds=self.loop.now - 1_000.0,
-            terms=self._terms,
-            committed=self.states.committed_index,
-            acknowledged=self.clients.answers,
-            seen=self.seen,
-        )
-
-
-def simulate_driver(
-    seed: int, faults: Faults | None = None, *, kind: str | None = None
-) -> DriverReport:
-    """One seed, one history. Where it breaks a property, the error says how to repeat it.
-
-    Args:
-        seed: of everything that is left to chance.
-        faults: what goes wrong; the seed draws them where None.
-        kind: `raft`, bare servers over TCP, or `node`, over HTTP; the seed draws it where None.
-
-    Raises:
-        AssertionError: a property does not hold.
-    """
-    rng = random.Random(seed)  # noqa: S311 - histories must repeat
-    loop = virtual_loop()
-    drawn = rng.choice(_KINDS)
-    swarm = Faults.swarm(rng)
-    log = logging.getLogger("rafthttp")
-    level, log_level = log.level, logging.CRITICAL + 1
-    if not log.isEnabledFor(logging.DEBUG):
-        log.setLevel(log_level)  # what it says of each fault is no news
-    try:
-        with determined(loop, rng):
-            cluster = DriverCluster(loop, rng, swarm if faults is None else faults, kind or drawn)
-            loop.executor_delay = lambda: DEVICE.get().busy()
-            loop.run(cluster.run())
-            return cluster.report()
-    except AssertionError as error:
-        again = f"simulate_driver({seed}" + ("" if faults is None else f", {faults}")
-        again += ")" if kind is None else f", kind={kind!r})"
-        error.add_note(f"again: rafthttp.testing.driversim.{again}")
-        raise
-    finally:
-        loop.close()
-        log.setLevel(level)
-
-
-def simulate_driver_seeds(seeds: Iterable[int]) -> DriverReport:
-    """Many seeds; failures are collected, each with its seed."""
-    total = DriverReport()
-    for seed in seeds:
-        try:
-            total.add(simulate_driver(seed))
-        except AssertionError as error:
-            total.runs += 1
-            total.failures.append((seed, str(error)))
-    return total
-
-
-__all__ = ["DriverReport", "simulate_driver", "simulate_driver_seeds"]
+        return self._hash.hexdigest()

@@ -1,11 +1,14 @@
 """The two directions of an RPC stream, fed with anything in any cut.
 
+`check_requests_memory` and `check_answers_memory` are for a test: to measure takes long.
+
 Promises: records or a `ProtocolError`; the same ones whatever the cuts; after an error nothing but
 that error, and nothing held; what was decoded can be encoded and decoded to the same.
 """
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, Final
 
 from rafthttp.raft.errors import ProtocolError
@@ -95,15 +98,72 @@ def check_answers(data: bytes) -> None:
     head, stream = choices(data)
     results: list[tuple[Any, ...]] = []
     for pieces in cuttings(stream, head[1] << 8 | head[2]):
-        decoder = ResponseDecoder(_TIGHT if head[3] & 1 else WireLimits())
-        for number in range(_ANSWERS):
-            # One kind, or all of them in turn.
-            decoder.expect(head[0] % 5 if head[0] < 128 else number % 5)
+        decoder = _expecting(head, _TIGHT if head[3] & 1 else WireLimits(), _ANSWERS)
         results.append(_read(decoder, pieces))
     for other in results[1:]:
         assert other == results[0], "the cuts decide what is read"
     for answer in results[0][0]:
         assert (answer.response is not None) or answer.error, "an answer without any content"
+
+
+def peak_bytes(
+    decoder: RequestDecoder | ResponseDecoder, pieces: list[bytes], *, keep: bool
+) -> int:
+    """The most that a decoder allocates while it is fed and asked for all that it has.
+
+    With tracemalloc, which sees the peak between two calls to the byte, and counts all that this
+    decoder allocates. Empties `pieces`: nobody else holds what was fed, so that it counts, too.
+
+    Args:
+        decoder: a fresh one.
+        pieces: of the stream.
+        keep: what was handed out is held to the end, as a server holds requests until the disk has
+            them. An answer ends one call, and is gone.
+    """
+    pieces.reverse()
+    seen: list[object] = []
+    tracemalloc.start()
+    try:
+        try:
+            while pieces:
+                decoder.feed(bytes(bytearray(pieces.pop())))
+                while (event := decoder.next()) is not None:
+                    if keep:
+                        seen.append(event)
+        except ProtocolError:
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def peak_bytes_max(size: int) -> int:
+    """What so many bytes of a stream may take."""
+    return 4 * size + (1 << 20)
+
+
+def check_requests_memory(data: bytes) -> None:
+    """What a server reads costs little more than its bytes, whatever they claim."""
+    head, stream = choices(data)
+    for pieces in cuttings(stream, head[1] << 8 | head[2]):
+        peak = peak_bytes(RequestDecoder(), pieces, keep=True)
+        assert peak <= peak_bytes_max(len(stream)), f"{peak} bytes for {len(stream)}"
+
+
+def check_answers_memory(data: bytes) -> None:
+    """Likewise, what a client reads."""
+    head, stream = choices(data)
+    for pieces in cuttings(stream, head[1] << 8 | head[2]):
+        peak = peak_bytes(_expecting(head, WireLimits(), len(stream)), pieces, keep=False)
+        assert peak <= peak_bytes_max(len(stream)), f"{peak} bytes for {len(stream)}"
+
+
+def _expecting(head: bytes, limits: WireLimits, answers: int) -> ResponseDecoder:
+    """Answers of one kind, or of all of them in turn."""
+    decoder = ResponseDecoder(limits)
+    for number in range(answers):
+        decoder.expect(head[0] % 5 if head[0] < 128 else number % 5)
+    return decoder
 
 
 def _requests() -> list[bytes]:

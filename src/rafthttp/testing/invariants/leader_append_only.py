@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rafthttp.raft.types import Index, ServerID, Term
 from rafthttp.testing.invariants.error import InvariantError
-from rafthttp.testing.invariants.view import View
+from rafthttp.testing.invariants.view import Running
 
 
 class LeaderAppendOnly:
@@ -13,7 +13,7 @@ class LeaderAppendOnly:
     def __init__(self) -> None:
         self._ends: dict[ServerID, tuple[int, Term, Index, Term]] = {}
 
-    def on_step(self, view: View, term: Term, last: Index) -> None:
+    def on_step(self, view: Running, term: Term, last: Index) -> None:
         """Something happened to a server that leads."""
         core = view.live
         before = self._ends.get(view.id)

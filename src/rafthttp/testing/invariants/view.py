@@ -10,22 +10,34 @@ from rafthttp.raft.types import Index, ServerID
 from rafthttp.testing.coremember import Disk, Entry
 
 
-class View(Protocol):
-    """One running server. `log[i]` is entry `base + 1 + i`; `life` counts its starts."""
+class Running(Protocol):
+    """One running server."""
 
-    id: ServerID
-    life: int
+    @property
+    def id(self) -> ServerID:
+        """Its name."""
+        ...
+
+    @property
+    def life(self) -> int:
+        """Counts its starts."""
+        ...
+
+    @property
+    def live(self) -> Consensus:
+        """The core."""
+        ...
+
+
+class View(Running, Protocol):
+    """One running server, with all it keeps. `log[i]` is entry `base + 1 + i`."""
+
     base: Index
     log: list[Entry]
 
     @property
     def disk(self) -> Disk:
         """What is durable."""
-        ...
-
-    @property
-    def live(self) -> Consensus:
-        """The core."""
         ...
 
     @property

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from rafthttp.testing.dialogue import run_dialogue
+from rafthttp.testing.many import Failure
 from rafthttp.testing.mutants.plant import Mutant, planted
 from rafthttp.testing.mutants.sessions import count_in_sessions, repeated_commands
 from rafthttp.testing.sim.cluster import Cluster
-from rafthttp.testing.sim.runs import Failure
 from rafthttp.testing.sim.schedule import EVENTS
 from rafthttp.testing.simulating import simulate
 

@@ -40,13 +40,11 @@ class Watched(Protocol):
 class Relays:
     """A relay on the loopback interface in front of each of `size` servers.
 
-    Args:
-        size: how many.
-        cuts: False for none: the servers know each other by their own addresses.
+    Without `/proc` nothing can be cut, and the servers know each other by their own addresses.
     """
 
-    def __init__(self, size: int, *, cuts: bool = True) -> None:
-        self.can_cut = cuts and sys.platform.startswith("linux")
+    def __init__(self, size: int) -> None:
+        self.can_cut = sys.platform.startswith("linux")
         ports = free_ports(2 * size)
         self._own, self._fronts = ports[:size], ports[size:]
         self._servers: list[Watched] = []

@@ -80,7 +80,7 @@ class Report:
         faults = ", ".join(f"{name} {many}" for name, many in sorted(self.faults.items()))
         return (
             f"{self.shape}: {self.seconds:.0f} s, {self.operations} operations on"
-            f" {self.registers} registers ({told}); faults: {faults}; partitions by"
+            f" {self.registers} registers ({told}); faults: {faults}; partitions:"
             f" {self.partitions}; healed in {self.heal_seconds:.1f} s; linearizable"
         )
 
@@ -112,7 +112,7 @@ def run(
     """
     size = int(shape) if shape.isdigit() else len(shape)
     report = Report(shape)
-    with _network(size, mixed=not shape.isdigit(), relays=relays) as network:
+    with _network(size, relays=relays) as network:
         report.partitions = type(network).__name__.lower() if network.can_cut else "none"
         with _cluster(directory, network, shape) as cluster:
             cluster.start_all()
@@ -223,12 +223,12 @@ class _Workers:
 
 
 @contextmanager
-def _network(size: int, *, mixed: bool, relays: bool) -> Generator[Network]:
-    """Namespaces where they can be had; else relays, which a member in Go cannot be told of."""
+def _network(size: int, *, relays: bool) -> Generator[Network]:
+    """Namespaces where they can be had; else relays."""
     missing = missing_namespaces()
     if missing is not None:
         sys.stderr.write(f"no network namespaces: {missing}\n")
-    network = Namespaces(size) if missing is None and not relays else Relays(size, cuts=not mixed)
+    network = Namespaces(size) if missing is None and not relays else Relays(size)
     try:
         yield network
     finally:

@@ -102,7 +102,7 @@ class _Serve(Server):
 
 class _Mixed(Server):
     def __init__(self, number: int, member: Member, file: Path | None) -> None:
-        super().__init__(number, member.id, member.address, file)
+        super().__init__(number, member.id, member.listening, file)
         self._member = member
 
     @property
@@ -154,14 +154,14 @@ class ServeServers(ServeCluster):
 
 
 class MixedServers(MixedCluster):
-    """Members in Go and in Python in a network whose addresses are where they listen."""
+    """Members in Go and in Python in a network."""
 
     def __init__(self, directory: Path, network: Network, shape: str) -> None:
         super().__init__(directory, shape, options=_SNAPSHOTS)
         self.servers: list[Server] = []
         for number, member in enumerate(self.members):
-            assert network.listen(number) == network.advertise(number), "one address is known"
-            member.address = network.listen(number)
+            member.address = network.advertise(number)
+            member.options["listen"] = network.listen(number)
             file = directory / f"{member.id}.trouble" if member.language == "python" else None
             program = member.usual_program() if file is None else troubled(file, "member")
             member.program = [*network.wrapper(number), *program]

@@ -1,11 +1,11 @@
-"""A server whose disk, clock and state machine have troubles, told from outside while it runs.
+"""A server whose disk, clock, state machine and handlers have troubles, told from outside.
 
     python -P troubled.py FILE serve --id n1 …
     python -P troubled.py FILE member --id p1 …
 
 Run as a script, so that the clock is wrong before the package is loaded. `FILE` is a JSON object
 with the fields of `Trouble`, read again whenever it changes. Nothing but calls of the system's
-clock, of the log store and of the state machine is wrapped.
+clock, of the log store and of the state machine is wrapped; and `serve` has one more route.
 """
 
 from __future__ import annotations
@@ -37,17 +37,21 @@ class Trouble:
         disk_hangs: no write returns while this is set.
         clock_offset: seconds by which the wall clock is wrong. The monotonic one is left alone.
         apply_blocks: seconds for which the state machine blocks, once, on a key that `blocks`.
+        handler_blocks: seconds for which a request to `BLOCKING_PATH` blocks the event loop.
     """
 
     disk_delay: float = 0.0
     disk_hangs: bool = False
     clock_offset: float = 0.0
     apply_blocks: float = 0.0
+    handler_blocks: float = 0.0
 
 
 HEALTHY: Final = Trouble()
 BLOCKS: Final = b"blocks"
 """A command that holds these bytes makes the state machine block."""
+BLOCKING_PATH: Final = "/blocks"
+"""A route of each `serve` process whose handler blocks, and answers with the role of before."""
 
 
 def tell(file: Path, trouble: Trouble) -> None:
@@ -120,6 +124,28 @@ def _block_apply(told: _Told) -> None:
     KVStateMachine.apply = apply  # type: ignore[method-assign]  # that is the trouble
 
 
+def _block_handler(told: _Told) -> None:
+    """A route as an application's beside the node, which waits in the wrong way."""
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import BaseRoute, Route
+
+    from rafthttp.kv.app import KVService
+
+    inner = KVService.routes
+
+    def routes(self: KVService) -> list[BaseRoute]:
+        async def block(request: Request) -> PlainTextResponse:
+            del request
+            role = self._node.raft.state.value
+            time.sleep(told.now().handler_blocks)  # noqa: ASYNC251 - that is the trouble
+            return PlainTextResponse(role)
+
+        return [*inner(self), Route(BLOCKING_PATH, block)]
+
+    KVService.routes = routes  # type: ignore[method-assign]  # as `apply`
+
+
 def main() -> None:
     """Run the server that the arguments name."""
     file, kind = Path(sys.argv[1]), sys.argv[2]
@@ -128,6 +154,7 @@ def main() -> None:
     _slow_disk(told)
     if kind == "serve":
         _block_apply(told)
+        _block_handler(told)
         from rafthttp.cli import main as serve
 
         sys.argv[:3] = ["rafthttp", "serve"]

@@ -12,9 +12,9 @@ and the cluster must be whole again within a bound, every acknowledged command k
 clients saw linearizable. A failure is an `AssertionError` that names the property.
 """
 
+from rafthttp.testing.many import Failure
 from rafthttp.testing.sim.faults import Faults
 from rafthttp.testing.sim.runs import (
-    Failure,
     Report,
     shrink_seed,
     simulate_core,

@@ -126,6 +126,12 @@ class Faults:
             chosen["go_crash_rate"] = 10 ** aside.random()
         flags["go_campaigns"] = go and aside.random() < _CHANCE
 
+    @property
+    def call(self) -> str:
+        """The call that makes it, without what is as in a perfect world."""
+        given = [f"{name}={getattr(self, name)!r}" for name in self.kinds()]
+        return f"Faults({', '.join(given)})"
+
     def kinds(self) -> list[str]:
         """Names of what differs from a perfect world. For reports."""
         perfect = type(self)()

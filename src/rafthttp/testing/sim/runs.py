@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass, field
-from itertools import count, islice
-from multiprocessing import get_context
-from typing import Final, NamedTuple
+from typing import Final
 
+from rafthttp.testing.many import Failure, run_many
 from rafthttp.testing.sim.cluster import Cluster
 from rafthttp.testing.sim.faults import Faults
 from rafthttp.testing.sim.schedule import EVENTS, Schedule, Shrunk, shrink_schedule
 
 # Seeds of one piece of work for a process: about half a second.
 _BATCH: Final = 25
-
-
-class Failure(NamedTuple):
-    """A seed that broke a property; `simulate_core(seed)` breaks it again."""
-
-    seed: int
-    text: str
 
 
 @dataclass(slots=True)
@@ -134,41 +125,18 @@ def simulate_many(
         first: the first seed.
         seeds: how many; None for as many as the time allows.
         jobs: processes; 1 for this one alone.
-        seconds_max: no seed is begun after so long.
+        seconds_max: none is begun after so long.
         clock: seconds.
     """
-    end = None if seconds_max is None else clock() + seconds_max
-    batches = _batches(first, seeds)
-    if jobs == 1:
-        for batch in batches:
-            if end is not None and clock() >= end:
-                return
-            yield simulate_seeds(batch)
-        return
-    # Not forked: a progress bar has a thread.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        running: set[Future[Report]] = set()
-        try:
-            while True:
-                if end is None or clock() < end:
-                    # Two for each process, so that none waits for this one.
-                    more = islice(batches, 2 * jobs - len(running))
-                    running |= {pool.submit(simulate_seeds, batch) for batch in more}
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _batches(first: int, seeds: int | None) -> Iterator[range]:
-    starts = count(first, _BATCH) if seeds is None else range(first, first + seeds, _BATCH)
-    for start in starts:
-        end = start + _BATCH
-        yield range(start, end if seeds is None else min(end, first + seeds))
+    return run_many(
+        simulate_seeds,
+        first,
+        seeds,
+        batch=_BATCH,
+        jobs=jobs,
+        seconds_max=seconds_max,
+        clock=clock,
+    )
 
 
 def shrink_seed(seed: int) -> Shrunk:

@@ -7,7 +7,7 @@ whole history of its own; that it fails is found by running it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from rafthttp.testing.shrink import shrink_items, shrink_number
@@ -24,6 +24,13 @@ TRIES_MAX: Final = 600
 _OTHER_SEEDS: Final = 6
 
 
+def property_of(text: str) -> str:
+    """The property that a failure breaks, without the figures of its run."""
+    kind, _, rest = text.partition(": ")
+    name = rest.partition(":")[0] if kind == "InvariantError" else rest
+    return f"{kind}: {re.sub(r'[0-9]+', '#', name)[:40]}"
+
+
 class Outcome(NamedTuple):
     """How a run ended. `events` counts those until then, `text` is empty where all is well.
 
@@ -37,10 +44,8 @@ class Outcome(NamedTuple):
 
     @property
     def broken(self) -> str:
-        """The property that is broken, without the figures of this run."""
-        kind, _, rest = self.text.partition(": ")
-        name = rest.partition(":")[0] if kind == "InvariantError" else rest
-        return f"{kind}: {re.sub(r'[0-9]+', '#', name)[:40]}"
+        """The property that is broken."""
+        return property_of(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +88,7 @@ class Schedule:
         """The call that runs it again."""
         words = [str(self.seed)]
         if self.faults is not None:
-            perfect = Faults()
-            given = [
-                f"{field.name}={getattr(self.faults, field.name)!r}"
-                for field in fields(Faults)
-                if getattr(self.faults, field.name) != getattr(perfect, field.name)
-            ]
-            words.append(f"Faults({', '.join(given)})")
+            words.append(self.faults.call)
         if self.events != EVENTS:
             words.append(f"events={self.events}")
         words += [

@@ -6,7 +6,7 @@ A block without the line is run and not printed. `#` begins a comment. Every ste
 
     cluster a b c d:nonvoter g:go [pre_vote=off] [early=off] [lease=on] [bytes=N]
             [inflight=N] [entries=N]
-    log a 1 1 2 [term=3] [vote=b] [config=3:a,b]   terms on disk; entry 1 is the configuration
+    log a 1 1 2 [term=3] [vote=b] [config=3:a,b;…] terms on disk; entry 1 is the configuration
     start [a ...]                                  all without names
     sleep 50ms [a ...]                             let time pass; tick those for whom it is due
     timeout a                                      let a's own deadline come; nobody else is ticked
@@ -150,8 +150,8 @@ class Dialogue:
         member = self._member(args[0])
         terms = [int(t) for t in args[1:]]
         self._preset(member, terms, int(options.get("term", terms[-1])), options.get("vote"))
-        if "config" in options:
-            index, _, names = options["config"].partition(":")
+        for pair in options["config"].split(";") if "config" in options else ():
+            index, _, names = pair.partition(":")
             configuration = Configuration(tuple(_server(n) for n in names.split(",")))
             at = int(index) - 1
             member.disk.entries[at] = Entry(member.disk.entries[at].term, configuration)

@@ -128,6 +128,8 @@ class Consensus(Snapshots):
         server = self._server
         server.now_ns = now_ns
         outsider = is_outsider(server, candidate, last_index, last_term)
+        if outsider and term > server.outsider_term:
+            server.outsider_term = term
         # A transfer goes to a voter: whoever else says so does not unseat a live leader.
         transfer = leadership_transfer and server.members.latest.has_vote(candidate)
         if (

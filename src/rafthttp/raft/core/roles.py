@@ -199,7 +199,7 @@ class Roles:
         self._early.cancel()
         server.out.votes.clear()
         self._restart_timer(server.config.election_timeout_ns)
-        term = server.term + 1
+        term = max(server.term, server.outsider_term) + 1
         if phase is Phase.VOTE:
             server.enter_term(term, server.local_id)
             self._campaign = Campaign(phase, term, server.disk.next_seq, transfer=transfer)

@@ -41,6 +41,7 @@ class Server:
         "log",
         "members",
         "now_ns",
+        "outsider_term",
         "out",
         "promised_to",
         "promised_until_ns",
@@ -85,6 +86,11 @@ class Server:
         self.commit_index = initial.snapshot_index
         self.handed_index = initial.snapshot_index
         self.last_contact_ns: int | None = None
+        self.outsider_term: Term = 0
+        """The highest term of a candidate that was refused as an outsider, unseen otherwise.
+
+        A campaign goes above it: voters that cannot tell may have voted in it already.
+        """
         self.out = Ready()
         self.unanswered_timeout_nows = 0
         """How many servers were told to campaign, and may yet do so: no lease meanwhile."""

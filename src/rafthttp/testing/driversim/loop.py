@@ -330,10 +330,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """Drop everything: what was left of the dead ends here, unseen."""
-        left = [*self._buried, *asyncio.all_tasks(self)]
         self._closed = True
-        for task in left:
-            _bury(task)
+        # Else a `finally` that looks for a loop makes a real one, which nobody closes.
+        events._set_running_loop(self)
+        try:
+            left = [*self._buried, *asyncio.all_tasks(self)]
+            buried: set[object] = set()
+            while left:
+                for task in left:
+                    _bury(task)
+                buried.update(left)
+                left = list(asyncio.all_tasks(self) - buried)  # what a `finally` began
+        finally:
+            events._set_running_loop(None)
         self._buried.clear()
         self._ready.clear()
         self._timers.clear()

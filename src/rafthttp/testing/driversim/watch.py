@@ -112,12 +112,13 @@ class Watch:
         if value not in self._applied:
             raise InvariantError(f"acknowledged: {value}, which nobody has applied")
         index, entry = self._applied[value]
+        newest = self._commits[-1]
         at = bisect.bisect_left(self._commits, index, key=lambda commit: commit[0])
-        for _, configuration in self._commits[at:-1]:
-            with contextlib.suppress(InvariantError):
-                check_durable(index, entry, self._voters(configuration))
-                return
-        check_durable(index, entry, self._voters(self._commits[-1][1]))
+        counted = self._commits[at] if at < len(self._commits) else newest
+        with contextlib.suppress(InvariantError):
+            check_durable(index, entry, self._voters(counted[1]))
+            return
+        check_durable(index, entry, self._voters(newest[1]))
 
     def _voters(self, configuration: Configuration) -> list[Disk]:
         return [self._disks[s.id] for s in configuration if s.suffrage is Suffrage.VOTER]

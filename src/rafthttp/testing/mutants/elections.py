@@ -216,6 +216,17 @@ def lease_beside_early_campaign(patch: Patch) -> None:
     patch.set(Consensus, "on_stream_closed", on_stream_closed)
 
 
+def outsiders_terms_are_forgotten(patch: Patch) -> None:
+    """Raft §6: a campaign's term is the next one, though an outsider was refused in that one."""
+    original = Consensus.on_request_vote
+
+    def on_request_vote(self: Consensus, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self._server.outsider_term = 0
+
+    patch.set(Consensus, "on_request_vote", on_request_vote)
+
+
 PLANTS: Final = (
     (minority, "election", True),
     (half_is_a_quorum, "configuration_change", True),
@@ -229,6 +240,7 @@ PLANTS: Final = (
     (no_check_quorum, "demoted_leader", False),
     (old_leaders_are_heard, "transfer", False),
     (higher_terms_are_ignored, None, True),
+    (outsiders_terms_are_forgotten, "removed_rival", False),
     (no_noop, "election", False),
     (stale_rounds, "reads", False),
     (reads_without_a_round, "reads", False),

@@ -89,7 +89,7 @@ def figures() -> Iterator[tuple[str, Measure]]:
 
 def compare_all(arguments: argparse.Namespace, sections: report.Sections) -> None:
     """Rates of commits and requests, ours and a peer's in turn."""
-    pairs, seconds = (1, 1.0) if arguments.quick else (3, 4.0)
+    pairs, seconds = (1, 1.0) if arguments.quick else (3, 2.5)
     for title, mine, peer, size, goals in plan():
         if arguments.only not in title:
             continue

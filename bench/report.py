@@ -23,7 +23,6 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "system": platform.release(),
         "sqlite": sqlite3.sqlite_version,
         **{name: version(name) for name in ("raft-http", "msgpack", "uvicorn", "uvloop")},
     }

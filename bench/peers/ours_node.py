@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import logging
 import resource
 import sys
 import time
@@ -130,5 +131,6 @@ if __name__ == "__main__":
     parser.add_argument("--data")
     parser.add_argument("--uvloop", action="store_true")
     given = parser.parse_args()
+    logging.disable(logging.WARNING)  # what is said of each end of a cluster is no result
     runner: Any = importlib.import_module("uvloop") if given.uvloop else asyncio
     runner.run(main(given))

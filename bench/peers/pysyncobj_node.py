@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import sys
 import threading
 import time
@@ -103,4 +104,5 @@ if __name__ == "__main__":
     parser.add_argument("address")
     parser.add_argument("others", nargs="+")
     parser.add_argument("--journal")
+    logging.disable(logging.WARNING)  # its members may diverge, and say so line by line
     main(parser.parse_args())

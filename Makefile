@@ -36,11 +36,12 @@ interop:  ## build the real hashicorp/raft member that mixed clusters are tested
 	cd interop/go && $(GO) build -mod=readonly -buildvcs=false -trimpath -o ../../$(INTEROP) . \
 		|| { rm -f ../../$(INTEROP); exit 1; }
 
-soak: $(STAMP)  ## run the long tests, then 30 minutes of simulator (MINUTES=30)
+soak: $(STAMP)  ## run the long tests, then 30 minutes of each simulator (MINUTES=30)
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m soak --timeout 3600
 	@# Other seeds each time: the day since 1970 is their first, times a million.
 	$(BIN)/rafthttp simulate --minutes $(or $(MINUTES),30) --first $$(($$(date +%s) / 86400 * 1000000))
+	$(BIN)/rafthttp simulate --driver --minutes $(or $(MINUTES),30) --first $$(($$(date +%s) / 86400 * 1000000))
 
 fuzz: $(STAMP)  ## let atheris look for inputs that break a promise (MINUTES=5 JOBS=1 TARGETS="endpoint")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

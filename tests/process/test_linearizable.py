@@ -65,8 +65,9 @@ def test_stale_reads_are_found_out(tmp_path: Path) -> None:
     """What followers happen to hold, told as if it were linearizable: a few operations prove it."""
     with pytest.raises(NotLinearizableError) as caught:
         run(tmp_path, "3", 3.0, seed=4, register=stale, only=(Stop,))
-    # Two or three; where what was read is that there is nothing, every deletion belongs to it.
-    assert len(caught.value.operations) <= 10, caught.value
+    # Two or three; where a write of the same kind is open, or what was read is that there is
+    # nothing, each write or deletion that could explain the read belongs to it.
+    assert len(caught.value.operations) <= 40, caught.value
     assert any(op.kind is Kind.READ for op in caught.value.operations)
 
 

@@ -117,9 +117,11 @@ class Relays:
         await self._ended.wait()
         for server in servers:
             server.close()
+        await _some_passes()  # who was accepted just now becomes a task of ours
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _some_passes()  # aborted sockets are closed
 
     def _accepting(
         self, receiver: int
@@ -184,6 +186,12 @@ class Relays:
             if inode and process is not None and _holds(process.pid, inode):
                 return number
         return None
+
+
+async def _some_passes() -> None:
+    """As many turns of the loop as a connection's beginning or end takes, and some more."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def _inode_of(port: int) -> str | None:

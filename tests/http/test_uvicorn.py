@@ -173,7 +173,7 @@ def test_a_stream_that_ends_is_forgotten(uvicorn_kind: ServerKind) -> None:
                 stream.close()
                 await receiver.until_ended()
             await until(lambda: not server.server_state.connections)
-            assert not server.server_state.tasks
+            await until(lambda: not server.server_state.tasks)
             await layer.close()
 
     uvicorn_kind.run(main)

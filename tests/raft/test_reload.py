@@ -153,9 +153,12 @@ async def test_several_running_servers_begin_together() -> None:
     network = InmemNetwork()
     rafts = [await idle(network, name) for name in ("n1", "n2", "n3")]
     await asyncio.gather(*(raft.bootstrap_cluster(voters("n1", "n2", "n3")) for raft in rafts))
-    await until(lambda: any(raft.state is State.LEADER for raft in rafts))
-    leader = next(raft for raft in rafts if raft.state is State.LEADER)
-    assert await leader.apply(b"first") == 1
+
+    def leads(raft: Raft) -> bool:  # its first entry stands in its log: it takes commands
+        return raft.state is State.LEADER and raft.last_index > 1
+
+    await until(lambda: any(map(leads, rafts)))
+    assert await next(filter(leads, rafts)).apply(b"first") == 1
     for raft in rafts:
         await raft.shutdown()
 

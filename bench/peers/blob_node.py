@@ -20,7 +20,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, Final
 
-from rafthttp import FSM, Config, Listener, Log, Node, ServerAddress, ServerID
+from bench.peers.ours_node import served
+
+from rafthttp import FSM, Config, Log, Node, ServerAddress, ServerID
 
 PIECE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 256 << 10
@@ -94,11 +96,7 @@ async def main(arguments: argparse.Namespace) -> None:
         bootstrap=arguments.bootstrap,
         config=Config(arguments.id, trailing_logs=0),
     )
-    host, _, port = arguments.address.rpartition(":")
-    async with node:
-        assert node.handler is not None, "it is there while the node runs"
-        async with Listener(node.handler, host, int(port)):
-            await answer_lines(node)
+    await served(node, arguments.address, answer_lines)
 
 
 if __name__ == "__main__":

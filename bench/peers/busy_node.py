@@ -18,9 +18,9 @@ import time
 from array import array
 from typing import Any, Final
 
-from bench.peers.ours_node import Counter
+from bench.peers.ours_node import Counter, served
 
-from rafthttp import Config, Listener, Node, RaftError
+from rafthttp import Config, Node, RaftError
 
 LOAD_SECONDS_MAX: Final = 30.0
 """How much longer than asked for a load may take, before its clients are given up."""
@@ -144,11 +144,7 @@ async def main(arguments: argparse.Namespace) -> None:
         join=arguments.join,
         config=Config(arguments.id),
     )
-    host, _, port = arguments.address.rpartition(":")
-    async with node:
-        assert node.handler is not None, "it is there while the node runs"
-        async with Listener(node.handler, host, int(port)):
-            await answer_lines(node)
+    await served(node, arguments.address, answer_lines)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.peers import long_log
-from bench.peers.ours_node import Counter, answer_lines
+from bench.peers.ours_node import Counter, answer_lines, served
 
 from rafthttp import (
     Config,
     FileSnapshotStore,
-    Listener,
     LogWrite,
     MemorySnapshotStore,
     MemoryStore,
@@ -76,11 +75,7 @@ async def main(arguments: argparse.Namespace) -> None:
     """Run until standard input ends."""
     own = Server(ServerID(arguments.id), ServerAddress(arguments.address))
     node = GrownNode(own, arguments.server, arguments.entries, arguments.data)
-    host, _, port = arguments.address.rpartition(":")
-    async with node:
-        assert node.handler is not None, "it is there while the node runs"
-        async with Listener(node.handler, host, int(port)):
-            await answer_lines(node)
+    await served(node, arguments.address, answer_lines)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, BinaryIO
 
 from rafthttp import FSM, BytesSnapshot, Config, Listener, Log, Node
@@ -104,6 +104,15 @@ async def answer_lines(node: Node) -> None:
         print(json.dumps(answer), flush=True)
 
 
+async def served(node: Node, address: str, answer: Callable[[Node], Awaitable[None]]) -> None:
+    """Run a node on a port of its own until `answer` is done."""
+    host, _, port = address.rpartition(":")
+    async with node:
+        assert node.handler is not None, "it is there while the node runs"
+        async with Listener(node.handler, host, int(port)):
+            await answer(node)
+
+
 async def main(arguments: argparse.Namespace) -> None:
     """Run until standard input ends."""
     node = Node(
@@ -115,11 +124,7 @@ async def main(arguments: argparse.Namespace) -> None:
         join=arguments.join,
         config=Config(arguments.id),
     )
-    host, _, port = arguments.address.rpartition(":")
-    async with node:
-        assert node.handler is not None, "it is there while the node runs"
-        async with Listener(node.handler, host, int(port)):
-            await answer_lines(node)
+    await served(node, arguments.address, answer_lines)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 PORT ?= 8101
 GO ?= go
 INTEROP := build/interop/rafthttp-interop
+COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help run test interop soak mutants bench verify fix clean
+.PHONY: help run test test-compiled compiled interop soak mutants fuzz bench verify fix clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -29,6 +30,18 @@ test: $(STAMP)  ## run the test suite (JOBS=4: four tests at a time)
 	@# Without Go, or where its modules cannot be had, the tests that need it say so and are skipped.
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	$(BIN)/python -m pytest -m 'not soak' $(if $(JOBS),-n $(JOBS))
+
+compiled: $(STAMP)  ## build the package with its hot path compiled, into build/compiled
+	@rm -rf $(COMPILED) build/dist && mkdir -p build
+	@# By way of a source distribution: what the compiler makes does not come to lie in src.
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m build --outdir build/dist . >build/compiled.log 2>&1 \
+		|| { tail -n 30 build/compiled.log >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(COMPILED) build/dist/*.whl
+
+test-compiled: compiled  ## run the tests of TESTS (tests/raft) against build/compiled
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest -m 'not soak and not interpreted' \
+		$(if $(JOBS),-n $(JOBS)) $(or $(TESTS),tests/raft)
 
 interop:  ## build the real hashicorp/raft member that mixed clusters are tested with
 	@command -v $(GO) >/dev/null || { echo "make interop: Go 1.20 or newer is needed" >&2; exit 1; }
@@ -52,6 +65,8 @@ bench: $(STAMP)  ## compare with real peers side by side; QUICK=1 takes 3 minute
 	@# What cannot be had here is named in the report.
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
 	@sh bench/peers/install.sh
+	@# Without a compiler for C, the source as it is takes part.
+	@$(MAKE) --no-print-directory compiled || true
 	$(BIN)/python -m bench.compare $(if $(QUICK),--quick)
 
 mutants: $(STAMP)  ## plant bugs in the core, one at a time: each must be caught

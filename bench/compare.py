@@ -40,8 +40,10 @@ FSYNC = "fsync, 64 B, against Go + boltdb"
 
 def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
     """Every comparison: title, ours, the peer, size of a value, goal by number of clients."""
-    memory = ours.make("ours", fsync=False)
-    fsync = ours.make("ours", fsync=True)
+    compiled = ours.COMPILED.exists()
+    name = "ours, compiled" if compiled else "ours"
+    memory = ours.make(name, fsync=False, compiled=compiled)
+    fsync = ours.make(name, fsync=True, compiled=compiled)
     go_memory, go_bolt = go.make("Go", bolt=False), go.make("Go", bolt=True)
     go_memory_tuned = go.make("Go tuned", bolt=False, tuned=True)
     go_bolt_tuned = go.make("Go tuned", bolt=True, tuned=True)
@@ -58,23 +60,28 @@ def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
         64,
         {1: 0.7, 64: 10.0, 512: 10.0},
     )
+    everything: Goals = {1: None, 64: None, 512: None}
+    if compiled:
+        plain = ours.make("interpreted", fsync=False), ours.make("interpreted", fsync=True)
+        yield "compiled against interpreted, memory, 64 B", memory, plain[0], 64, everything
+        yield "compiled against interpreted, fsync, 64 B", fsync, plain[1], 64, everything
     yield (
         "uvloop against asyncio's own loop, memory, 64 B",
         memory,
-        ours.make("asyncio", fsync=False, uvloop=False),
+        ours.make("asyncio", fsync=False, compiled=compiled, uvloop=False),
         64,
-        {1: None, 64: None, 512: None},
+        everything,
     )
     yield (
         "PUT /kv over HTTP, fsync, against etcd",
-        services.ours("ours", "kv_put.lua"),
+        services.serve(name, "kv_put.lua", compiled=compiled),
         services.etcd("etcd", "etcd_put.lua"),
         64,
         {1: 1.0, 64: 0.8, 256: 0.8},
     )
     yield (
         "linearizable GET /kv, against etcd",
-        services.ours("ours", "kv_get.lua"),
+        services.serve(name, "kv_get.lua", compiled=compiled),
         services.etcd("etcd", "etcd_get.lua"),
         64,
         {1: 1.0, 64: 1.0},

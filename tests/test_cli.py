@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rafthttp import cli
+from rafthttp import IS_COMPILED, cli
 from rafthttp.cli.output import explained
 from rafthttp.kv.client import ServiceError
 from rafthttp.testing.nodes import address_of, loopback_listener
@@ -133,7 +133,8 @@ def test_an_id_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
-    assert capsys.readouterr().out == f"rafthttp {version('raft-http')}\n"
+    compiled = " (compiled)" if IS_COMPILED else ""
+    assert capsys.readouterr().out == f"rafthttp {version('raft-http')}{compiled}\n"
 
 
 def test_a_token_that_is_missing_or_wrong(tmp_path: Path) -> None:

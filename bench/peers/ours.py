@@ -1,7 +1,8 @@
-"""Clusters of this package."""
+"""Clusters of this package, as its source is or compiled (`make compiled`, ADR 13)."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,21 @@ from pathlib import Path
 from bench.peers.base import LineCluster, LineProcess, Make, free_ports
 
 NODE = Path(__file__).with_name("ours_node.py")
+COMPILED = Path(__file__).parents[2] / "build/compiled"
+
+
+def environment(*, compiled: bool) -> dict[str, str]:
+    """For a process that is to run the source, or what was compiled of it."""
+    return {**os.environ, "PYTHONPATH": str(COMPILED)} if compiled else dict(os.environ)
 
 
 def make(
-    name: str, *, fsync: bool, uvloop: bool = True, program: Sequence[str] = (str(NODE),)
+    name: str,
+    *,
+    fsync: bool,
+    compiled: bool = False,
+    uvloop: bool = True,
+    program: Sequence[str] = (str(NODE),),
 ) -> Make:
     """Three nodes, in memory or with the sqlite store; `program` is what Python runs for each."""
 
@@ -29,7 +41,7 @@ def make(
                 command += ["--data", str(directory / f"n{number}")]
             if uvloop:
                 command.append("--uvloop")
-            processes.append(LineProcess(command))
+            processes.append(LineProcess(command, environment(compiled=compiled)))
         return LineCluster(processes)
 
     return Make(name, start)

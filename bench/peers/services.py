@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.peers import ours
 from bench.peers.base import Load, Make, MissingPeerError, Sample, free_ports, wait_until
 
 SCRIPTS = Path(__file__).parent.parent / "wrk"
@@ -74,7 +75,7 @@ class HttpCluster:
                 each.wait()
 
 
-def ours(name: str, script: str) -> Make:
+def serve(name: str, script: str, *, compiled: bool) -> Make:
     """Three `rafthttp serve` processes with sqlite and fsync, as shipped."""
 
     def start(directory: Path) -> HttpCluster:
@@ -88,7 +89,7 @@ def ours(name: str, script: str) -> Make:
                 command.append("--bootstrap")
             else:
                 command += ["--join", f"http://127.0.0.1:{ports[0]}"]
-            processes.append(_quiet(command))
+            processes.append(_quiet(command, ours.environment(compiled=compiled)))
         cluster = HttpCluster(processes, script)
 
         def all_in() -> bool:
@@ -148,8 +149,11 @@ def _need(program: str) -> None:
         raise MissingPeerError(f"{program} is not installed")
 
 
-def _quiet(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _quiet(
+    command: Sequence[str], environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment)
 
 
 def _get(url: str) -> dict[str, Any]:

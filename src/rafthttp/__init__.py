@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rafthttp.http.uvicorn import raft_protocol
     from rafthttp.node import Node
     from rafthttp.raft.bootstrap import bootstrap_cluster, has_existing_state
+    from rafthttp.raft.compiled import IS_COMPILED
     from rafthttp.raft.config import Config, ReloadableConfig
     from rafthttp.raft.errors import (
         AbortedByRestoreError,
@@ -135,6 +136,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FSM",
+    "IS_COMPILED",
     "AbortedByRestoreError",
     "Applied",
     "Authorize",
@@ -302,6 +304,7 @@ _ROOMS: Final = {
     "rafthttp.http.membership_client": ("change_membership",),
     "rafthttp.http.uvicorn": ("raft_protocol",),
     "rafthttp.node": ("Node",),
+    "rafthttp.raft.compiled": ("IS_COMPILED",),
     "rafthttp.raft.config": ("Config", "ReloadableConfig"),
     "rafthttp.raft.errors": (
         "AbortedByRestoreError",

@@ -29,7 +29,10 @@ app: Final = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out(f"rafthttp {installed_version('raft-http')}")
+        from rafthttp import IS_COMPILED  # loads the consensus server, which no other command needs
+
+        compiled = " (compiled)" if IS_COMPILED else ""
+        out(f"rafthttp {installed_version('raft-http')}{compiled}")
         raise typer.Exit
 
 

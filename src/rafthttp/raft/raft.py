@@ -26,6 +26,7 @@ from rafthttp.raft.runtime import changes
 from rafthttp.raft.runtime.beginning import begin
 from rafthttp.raft.runtime.driver import Driver
 from rafthttp.raft.runtime.lifecycle import bootstrap_live, take_part, watch_removal
+from rafthttp.raft.runtime.proposals import check_command
 from rafthttp.raft.runtime.reads import FollowerReads
 from rafthttp.raft.storage.protocols import LogStore, SnapshotMeta, SnapshotStore, StableStore
 from rafthttp.raft.transport.protocols import Transport
@@ -149,6 +150,7 @@ class Raft(RaftReads):
             LeadershipLostError: unknown, it may yet be committed.
             TimedOutError, ShutdownError, StorageFailedError: see `outcome`.
         """
+        check_command(data)
         future = self._driver.propose(LogType.COMMAND, data, b"")
         if timeout is None:
             return (await future)[1]
@@ -158,6 +160,8 @@ class Raft(RaftReads):
         self, data: bytes, extensions: bytes = b"", *, timeout: float | None = None
     ) -> Applied:
         """`apply` with extensions, and with the index in the answer."""
+        check_command(data)
+        check_command(extensions)
         future = self._driver.propose(LogType.COMMAND, data, extensions)
         index, response = await self._within(future, timeout)
         return Applied(index, response)

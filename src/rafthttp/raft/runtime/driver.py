@@ -42,7 +42,7 @@ from rafthttp.raft.runtime.inbound import Inbound
 from rafthttp.raft.runtime.install import Installer
 from rafthttp.raft.runtime.notices import Notices
 from rafthttp.raft.runtime.outbound import Outbound
-from rafthttp.raft.runtime.proposals import Pending, Proposal, check_command, not_leader_error
+from rafthttp.raft.runtime.proposals import Pending, Proposal, not_leader_error
 from rafthttp.raft.runtime.reads import LeaderReads
 from rafthttp.raft.runtime.restart import (
     CONFIGURATIONS,
@@ -174,10 +174,7 @@ class Driver:
 
         Raises:
             RaftError: definite; nothing was queued.
-            TypeError: `data` or `extensions` are not bytes.
         """
-        check_command(data)
-        check_command(extensions)
         if self.closed or not self.core.accepts_proposals:
             self._refuse()
         future: asyncio.Future[tuple[Index, Any]] = self._loop.create_future()

@@ -215,8 +215,8 @@ class Outbound:
                     timeout,
                 )
                 term, granted = answer.term, answer.granted
-        except RemoteError as error:
-            if not vote.pre_vote or _UNKNOWN_RPC not in str(error):
+        except RemoteError as refusal:
+            if not vote.pre_vote or _UNKNOWN_RPC not in str(refusal):
                 return
             term, granted = vote.term, True
         except TransportError as error:

@@ -86,8 +86,8 @@ class ClientStream:
                 "closing the stream to %s (%s): %s", self.address, self._stream.peer, error
             )
             self._stream.abort()
-        except Exception as error:  # noqa: BLE001 - a receiver must not raise; the caller is told
-            self._error = PeerUnreachableError(f"the handler of an answer failed: {error!r}")
+        except Exception as unforeseen:  # noqa: BLE001 - a receiver must not raise; the caller hears
+            self._error = PeerUnreachableError(f"the handler of an answer failed: {unforeseen!r}")
             _log.exception(
                 "closing the stream to %s: the handler of an answer failed", self.address
             )

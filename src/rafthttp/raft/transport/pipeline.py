@@ -96,9 +96,9 @@ class Pipeline:
         except TransportError as error:
             self.fail(error)
             return
-        except Exception as error:  # noqa: BLE001 - a task's top; the caller is told
+        except Exception as unforeseen:  # noqa: BLE001 - a task's top; the caller is told
             _log.exception("dialing %s failed in an unforeseen way", self._address)
-            self.fail(PeerUnreachableError(f"cannot dial {self._address}: {error!r}"))
+            self.fail(PeerUnreachableError(f"cannot dial {self._address}: {unforeseen!r}"))
             return
         if self._over:
             stream.abort()

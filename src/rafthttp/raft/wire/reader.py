@@ -98,12 +98,9 @@ class Reader:
 
     def head(self) -> Steps[tuple[int, int]]:
         """The kind of the next value, and its number, size or count."""
-        while True:
-            try:
-                byte = self.buf[self.pos]
-                break
-            except IndexError:
-                yield 1
+        while self.pos >= len(self.buf):
+            yield 1
+        byte = self.buf[self.pos]
         width = _WIDTHS[byte]
         if not width:
             self.pos += 1

@@ -27,6 +27,7 @@ def test_time_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(r"\d+ seeds, .* 0 failures\n", capsys.readouterr().out)
 
 
+@pytest.mark.interpreted
 def test_a_failure_is_a_seed_a_schedule_and_a_test(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1."""
     mutant = next(m for m in MUTANTS if m.name == "two_votes")

@@ -80,6 +80,7 @@ def test_the_leader_steps_down_within_twice_the_election_timeout(seed: int) -> N
     assert seconds_to_step_down(seed) < 2 * TIMEOUT
 
 
+@pytest.mark.interpreted
 def test_a_leader_that_does_not_step_down_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checker is checked: nobody looks how long a write has had the disk for itself."""
     monkeypatch.setattr(Durability, "oldest_ns", property(lambda self: None))

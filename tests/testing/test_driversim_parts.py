@@ -360,6 +360,7 @@ def _change_at_any_time(self: Status) -> bool:
     return self.accepts_proposals
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("found", "kind", "faults", "owner", "name", "mutant"),
     [

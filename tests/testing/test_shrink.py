@@ -50,6 +50,7 @@ def test_a_number_is_bisected() -> None:
     assert shrink_number(0, 1000, lambda _: False) == 1000
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("name", "seed", "broken", "kinds_max"),
     [

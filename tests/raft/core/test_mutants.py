@@ -18,6 +18,8 @@ from rafthttp.testing.mutants.hunt import (
     caught_by_simulator,
 )
 
+pytestmark = pytest.mark.interpreted
+
 TESTDATA = Path(__file__).parent / "testdata"
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 

@@ -393,6 +393,7 @@ def test_hungry_answers_are_read(kind: str) -> None:
         assert not decoder.mid_frame
 
 
+@pytest.mark.interpreted
 def test_a_decoder_that_believes_what_is_claimed_is_seen() -> None:
     """The checker is checked."""
 

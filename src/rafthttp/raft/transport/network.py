@@ -96,9 +96,10 @@ class NetworkTransport:
         self._handler: RpcHandler | None = None
         self._pool: dict[ServerAddress, list[CallStream]] = {}
         self._heartbeats: dict[ServerAddress, _HeartbeatLane] = {}
-        self._calls: set[CallStream] = set()
-        self._pipelines: set[Pipeline] = set()
-        self._inbound: set[InboundStream] = set()
+        # In the order of their opening, which is the order they are closed in.
+        self._calls: dict[CallStream, None] = {}
+        self._pipelines: dict[Pipeline, None] = {}
+        self._inbound: dict[InboundStream, None] = {}
         self._named: dict[ServerID, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet: asyncio.Event | None = None
@@ -148,9 +149,9 @@ class NetworkTransport:
             self._timeout,
             on_response,
             on_closed,
-            self._pipelines.discard,
+            lambda ended: self._pipelines.pop(ended, None),
         )
-        self._pipelines.add(pipeline)
+        self._pipelines[pipeline] = None
         self._own(pipeline.open(lambda: self._dial(address, self._timeout)))
         return pipeline
 
@@ -326,12 +327,12 @@ class NetworkTransport:
             error.never_sent = True
             raise
         call = CallStream(stream, address, self._limits, self._call_closed)
-        self._calls.add(call)
+        self._calls[call] = None
         call.start()
         return call
 
     def _call_closed(self, call: CallStream) -> None:
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         idle = self._pool.get(call.address)
         if idle is not None and call in idle:
             idle.remove(call)
@@ -445,7 +446,7 @@ class NetworkTransport:
                 stream.abort()
                 continue
             inbound = InboundStream(stream, self._limits, handler, self)
-            self._inbound.add(inbound)
+            self._inbound[inbound] = None
             stream.start(inbound)
 
     def on_peer_named(self, old: ServerID, new: ServerID) -> None:
@@ -455,7 +456,7 @@ class NetworkTransport:
 
     def on_inbound_closed(self, stream: InboundStream, peer: ServerID) -> None:
         """Tell the server when a peer's last stream is gone (`InboundOwner`)."""
-        self._inbound.discard(stream)
+        self._inbound.pop(stream, None)
         if self._forget(peer) and self._closing is None and self._handler is not None:
             self._handler.on_peer_streams_closed(peer)
         self._check_quiet()

@@ -284,7 +284,7 @@ class EntriesDecoder:
         if len(values) < len(_FIELDS):
             reader.charge((len(_FIELDS) - len(values)) * _LEFT_OUT_COST)
         index: int = values.get(b"Index", 0)
-        term: int = values.get(b"Term", 0)
+        term: Any = values.get(b"Term", 0)  # an int that is kept twice: compiled code would copy it
         kind: int = values.get(b"Type", 0)
         data: bytes | None = values.get(b"Data")
         extensions: bytes | None = values.get(b"Extensions")

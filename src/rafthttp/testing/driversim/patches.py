@@ -23,23 +23,12 @@ from rafthttp.http.stream import TransportStream
 from rafthttp.raft.raft import Raft
 from rafthttp.raft.runtime import threads
 from rafthttp.raft.runtime.worker import Worker
-from rafthttp.raft.transport.client import CallStream
-from rafthttp.raft.transport.inbound import InboundStream
-from rafthttp.raft.transport.pipeline import Pipeline
 from rafthttp.testing.driversim.jobs import VirtualJobs
 from rafthttp.testing.driversim.loop import VirtualLoop
 
 # Objects that the product keeps in sets: closed in the order of their addresses, which no seed
 # decides.
-_IN_SETS: Final = (
-    CallStream,
-    ChangeRequest,
-    ClientConnection,
-    InboundStream,
-    Pipeline,
-    TransportStream,
-    Worker,
-)
+_IN_SETS: Final = (ChangeRequest, ClientConnection, TransportStream, Worker)
 # 2023-11-14, in nanoseconds.
 _EPOCH_NS: Final = 1_700_000_000_000_000_000
 

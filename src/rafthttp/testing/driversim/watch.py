@@ -181,17 +181,20 @@ class Watch:
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
         """Look at every driver, inside the block."""
-        start, turn, send = Driver.start, Driver._turn, SnapshotSender.send
+        start, send = Driver.start, SnapshotSender.send
         propose = Driver.propose_configuration
 
         def started(driver: Driver) -> None:
             self._on_start(driver)
             start(driver)
 
-        def turned(driver: Driver) -> None:
-            turn(driver)
-            if not driver.closed:
-                self._ask(self._on_turn, driver)
+        def watched(run: Callable[..., None]) -> Callable[..., None]:
+            def watched_run(driver: Driver, *args: int) -> None:
+                run(driver, *args)
+                if not driver.closed:
+                    self._ask(self._on_turn, driver)
+
+            return watched_run
 
         def proposed(driver: Driver, change: Callable[[Configuration], Configuration]) -> Any:
             self._ask(self._on_proposed, driver, change)
@@ -203,7 +206,10 @@ class Watch:
 
         with (
             mock.patch.object(Driver, "start", started),
-            mock.patch.object(Driver, "_turn", turned),
+            # All that runs a turn: where they are compiled, one does not look the other up.
+            mock.patch.object(Driver, "_turn", watched(Driver._turn)),
+            mock.patch.object(Driver, "_on_timer", watched(Driver._on_timer)),
+            mock.patch.object(Driver, "_on_durable", watched(Driver._on_durable)),
             mock.patch.object(Driver, "propose_configuration", proposed),
             mock.patch.object(SnapshotSender, "send", sent),
         ):

@@ -20,8 +20,8 @@ from rafthttp.http.listener import Listener
 from rafthttp.http.stream import TransportStream
 from rafthttp.http.uvicorn import RaftH11Protocol
 from rafthttp.http.uvicorn_httptools import RaftHttpToolsProtocol
-from rafthttp.http.websocket import MESSAGE_SIZE_BYTES_MAX
-from rafthttp.http.websocket_stream import WebSocketStream
+from rafthttp.http.websocket import MESSAGE_SIZE_BYTES_MAX, Framing
+from rafthttp.http.websocket_stream import PIECE_SIZE_BYTES_MAX, WebSocketStream
 from rafthttp.raft.errors import ConfigError, HandshakeError, PeerUnreachableError
 from rafthttp.raft.transport.protocols import Stream
 from rafthttp.raft.types import ServerAddress
@@ -206,6 +206,35 @@ def test_a_peer_that_never_reads_does_not_hold_up_an_abort(way: str) -> None:
     asyncio.run(main())
 
 
+def test_a_large_read_is_delivered_in_pieces_until_the_receiver_closes() -> None:
+    async def main() -> None:
+        ours, theirs = await connected_pair()
+        stream = WebSocketStream(ours, is_client=True)
+        receiver, far = RecordingReceiver(stream), RecordingReceiver(theirs)
+        sent = bytes(range(256)) * (3 * PIECE_SIZE_BYTES_MAX // 256)
+        framing = Framing(is_client=False)
+        read = b"".join(
+            framing.send(sent[start : start + 1000]) for start in range(0, len(sent), 1000)
+        )
+        stream.data_received(read)
+        assert receiver.data == sent
+        assert max(map(len, receiver.chunks)) <= PIECE_SIZE_BYTES_MAX + 1000
+        count = len(receiver.chunks)
+
+        def take_and_close(data: bytes) -> None:
+            RecordingReceiver.data_received(receiver, data)
+            stream.close()
+
+        receiver.data_received = take_and_close  # type: ignore[method-assign]  # of this one
+        stream.data_received(read)
+        assert len(receiver.chunks) == count + 1
+        await receiver.until_ended()
+        theirs.close()
+        await far.until_ended()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
 def test_pings_while_nothing_is_sent(is_client: bool) -> None:
     async def main() -> None:
@@ -233,9 +262,11 @@ def test_an_idle_stream_lives_on_pings_of_both_sides(way: str) -> None:
             pongs = 0
             receive = dialled._framing.receive
 
-            def count(data: bytes, *, answer_pings: bool = True) -> tuple[bytes, bytes]:
+            def count(
+                data: bytes | memoryview, *, answer_pings: bool = True
+            ) -> tuple[bytes, bytes]:
                 nonlocal pongs
-                pongs += data.count(b"\x8a\x00")
+                pongs += bytes(data).count(b"\x8a\x00")
                 return receive(data, answer_pings=answer_pings)
 
             dialled._framing.receive = count  # type: ignore[method-assign]  # a listening post

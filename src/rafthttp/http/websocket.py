@@ -150,7 +150,9 @@ class Framing:
                 protocol.send_binary(whole[start : start + MESSAGE_SIZE_BYTES_MAX])
         return b"".join(protocol.data_to_send())
 
-    def receive(self, data: bytes, *, answer_pings: bool = True) -> tuple[bytes, bytes]:
+    def receive(
+        self, data: bytes | memoryview, *, answer_pings: bool = True
+    ) -> tuple[bytes, bytes]:
         """Take what was read: the bytes of the stream in it, and what to write.
 
         Without `answer_pings` their pongs are dropped: for a peer that sends pings and reads
@@ -159,7 +161,7 @@ class Framing:
         if self.ended:
             return b"", b""
         protocol = self._protocol
-        protocol.receive_data(data)
+        protocol.receive_data(data)  # type: ignore[arg-type]  # it takes any buffer
         payload = self._payload(protocol.events_received())
         if self.error is None and protocol.parser_exc is not None:
             self.error = str(protocol.parser_exc)

@@ -16,6 +16,11 @@ from rafthttp.http.websocket import PING_SECONDS, Framing
 from rafthttp.raft.errors import PeerUnreachableError
 from rafthttp.raft.transport.protocols import StreamReceiver
 
+PIECE_SIZE_BYTES_MAX: Final = 64 << 10
+"""Bytes of a read that are unframed at a time. Event loops read up to 256 KiB; with as much again
+for its payload, malloc gives memory back to the system and takes it anew with every read, which
+costs more than everything else on a connection."""
+
 log: Final = logging.getLogger("rafthttp.http")
 
 
@@ -89,22 +94,12 @@ class WebSocketStream:
 
     def data_received(self, data: bytes) -> None:
         """Frames, or parts of them."""
-        if self._closing:
+        if len(data) <= PIECE_SIZE_BYTES_MAX:
+            self._take(data)
             return
-        framing, receiver = self._framing, self._receiver
-        assert receiver is not None, "nothing comes before `start`"
-        payload, answer = framing.receive(data, answer_pings=not self._writing_paused)
-        if answer:
-            self._stream.write(answer)
-        if payload:
-            receiver.data_received(payload)
-        if framing.ended and not self._closing:
-            self._closing = True
-            if framing.error is not None:
-                text = printable(framing.error)
-                log.warning("%s broke the WebSocket protocol: %s", self.peer, text)
-                self._error = PeerUnreachableError(f"broken WebSocket protocol: {text}")
-            self._stream.close()
+        whole = memoryview(data)
+        for start in range(0, len(data), PIECE_SIZE_BYTES_MAX):
+            self._take(whole[start : start + PIECE_SIZE_BYTES_MAX])
 
     def closed(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -126,6 +121,24 @@ class WebSocketStream:
         self._writing_paused = False
         assert self._receiver is not None, "nothing comes before `start`"
         self._receiver.resume_writing()
+
+    def _take(self, data: bytes | memoryview) -> None:
+        if self._closing:
+            return
+        framing, receiver = self._framing, self._receiver
+        assert receiver is not None, "nothing comes before `start`"
+        payload, answer = framing.receive(data, answer_pings=not self._writing_paused)
+        if answer:
+            self._stream.write(answer)
+        if payload:
+            receiver.data_received(payload)
+        if framing.ended and not self._closing:
+            self._closing = True
+            if framing.error is not None:
+                text = printable(framing.error)
+                log.warning("%s broke the WebSocket protocol: %s", self.peer, text)
+                self._error = PeerUnreachableError(f"broken WebSocket protocol: {text}")
+            self._stream.close()
 
     # -- pings
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLIENT, SERVER, Protocol
 
 from rafthttp.http.handshake import ClientHandshake
 from rafthttp.http.messages import Headers, Request
@@ -250,6 +252,39 @@ def test_fragments_are_taken_as_they_come(cut: Cut) -> None:
     payload, answer = feed(server, sent, cut)
     assert payload == b"abc"
     assert answer == b"\x8a\x01?"
+    assert feed(server, frame(2, b"whole") + frame(9, b"!"), cut) == (b"whole", b"\x8a\x01!")
+
+
+def test_a_frame_is_delivered_as_it_comes() -> None:
+    client, server = Framing(is_client=True), Framing(is_client=False)
+    data = bytes(range(256)) * (MESSAGE_SIZE_BYTES_MAX // 256)
+    sent = client.send(data)
+    head_size_bytes = len(sent) - len(data)
+    delivered = 0
+    for step in (head_size_bytes + 1, 2, 3, 1000, 65_537, len(sent)):
+        piece, sent = sent[:step], sent[step:]
+        payload, _ = server.receive(piece)
+        size_bytes = len(piece) if delivered else len(piece) - head_size_bytes
+        assert payload == data[delivered : delivered + size_bytes]
+        delivered += size_bytes
+    assert delivered == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, MESSAGE_SIZE_BYTES_MAX])
+@pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
+def test_another_implementation_reads_what_we_send(size: int, is_client: bool) -> None:
+    reader = Protocol(SERVER if is_client else CLIENT)
+    data = bytes(number % 251 for number in range(size))
+    reader.receive_data(Framing(is_client=is_client).send(data))
+    (event,) = reader.events_received()
+    assert isinstance(event, Frame)
+    assert (event.opcode, event.fin, bytes(event.data)) == (Opcode.BINARY, True, data)
+    assert reader.parser_exc is None
+
+
+def test_masks_are_fresh() -> None:
+    client = Framing(is_client=True)
+    assert len({client.send(b"hi")[2:6] for _ in range(20)}) == 20
 
 
 HOSTILE = {

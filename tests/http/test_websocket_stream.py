@@ -206,7 +206,10 @@ def test_a_peer_that_never_reads_does_not_hold_up_an_abort(way: str) -> None:
     asyncio.run(main())
 
 
-def test_a_large_read_is_delivered_in_pieces_until_the_receiver_closes() -> None:
+@pytest.mark.parametrize("frame_size_bytes", [1000, 3 * PIECE_SIZE_BYTES_MAX])
+def test_a_large_read_is_delivered_in_pieces_until_the_receiver_closes(
+    frame_size_bytes: int,
+) -> None:
     async def main() -> None:
         ours, theirs = await connected_pair()
         stream = WebSocketStream(ours, is_client=True)
@@ -214,11 +217,12 @@ def test_a_large_read_is_delivered_in_pieces_until_the_receiver_closes() -> None
         sent = bytes(range(256)) * (3 * PIECE_SIZE_BYTES_MAX // 256)
         framing = Framing(is_client=False)
         read = b"".join(
-            framing.send(sent[start : start + 1000]) for start in range(0, len(sent), 1000)
+            framing.send(sent[start : start + frame_size_bytes])
+            for start in range(0, len(sent), frame_size_bytes)
         )
         stream.data_received(read)
         assert receiver.data == sent
-        assert max(map(len, receiver.chunks)) <= PIECE_SIZE_BYTES_MAX + 1000
+        assert max(map(len, receiver.chunks)) <= PIECE_SIZE_BYTES_MAX
         count = len(receiver.chunks)
 
         def take_and_close(data: bytes) -> None:

@@ -58,6 +58,7 @@ class _Stores:
         self.log = log
         self.stable = stable
         self._one = cast("object", log) is cast("object", stable)
+        self._maintained = log if isinstance(log, MaintainedStore) else None
 
     def write(self, writes: Sequence[LogWrite]) -> None:
         if self._one:
@@ -75,8 +76,8 @@ class _Stores:
             self.log.write(entries)
 
     def maintain(self) -> None:
-        if isinstance(self.log, MaintainedStore):
-            self.log.maintain()
+        if self._maintained is not None:
+            self._maintained.maintain()
 
     def close(self) -> None:
         self.log.close()

@@ -6,7 +6,6 @@ virtual time in its place (`rafthttp.testing.driversim`).
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -42,7 +41,6 @@ class Jobs(Generic[_T]):
         more = True
         while more:
             jobs = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(jobs) < self._at_once_max:
-                    jobs.append(self._queue.get_nowait())
+            while len(jobs) < self._at_once_max and not self._queue.empty():
+                jobs.append(self._queue.get())  # does not wait: nobody else takes any
             more = self._do(jobs)

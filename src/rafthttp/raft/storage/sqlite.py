@@ -180,8 +180,7 @@ class SqliteStore:
         """
         with self._mutex:
             self._make_way()
-            with self._translated("read"):
-                folded = rows.fold(writes, self._first, self._last, self._term_at)
+            folded = rows.fold(writes, self._first, self._last, self._term_at)
             if folded.batches:
                 self._check_room()
             first, last, last_term = self._first, self._last, self._last_term
@@ -351,7 +350,8 @@ class SqliteStore:
     def _term_at(self, index: Index) -> Term:
         if index == self._last and self._last_term is not None:
             return self._last_term
-        return self._log.head_at(index).term
+        with self._translated("read"):
+            return self._log.head_at(index).term
 
     def _delete_piece(self, last: Index) -> None:
         """Delete some rows that end at or below `last`, in one transaction."""

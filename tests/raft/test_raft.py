@@ -137,6 +137,24 @@ async def test_timeout_is_unknown_once_proposed_and_must_be_positive() -> None:
 
 
 @in_loop
+async def test_timeout_is_definite_while_queued() -> None:
+    """A turn proposes 4 MiB at most; what waits for the next is in no log yet."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        large = bytes(3 << 20)
+        results = await asyncio.gather(
+            *(leader.apply(large) for _ in range(6)),
+            leader.apply(b"late", timeout=1e-9),
+            return_exceptions=True,
+        )
+        late = results.pop()
+        assert isinstance(late, TimedOutError)
+        assert late.outcome is Outcome.DEFINITE
+        assert results == list(range(1, 7))
+        assert b"late" not in recorded(cluster, leader.id)
+
+
+@in_loop
 async def test_a_leader_without_a_quorum_steps_down_and_pending_is_unknown() -> None:
     """S35, check-quorum: an isolated leader ends its clients' doubt as what it is."""
     async with Cluster() as cluster:

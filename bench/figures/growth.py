@@ -3,8 +3,8 @@
     python -m bench.figures.growth [--quick]
 
 Members and values: clusters of 3, 5 and 7 processes on this machine under 64 clients, with values
-of 64 B to 256 KiB, in memory and with fsync; ours and Go's (with boltdb) in turn, each idle while
-the other one works. All members share the cores, so a commit costs each of them its part: a cliff
+of 64 B to 256 KiB, with fsync; ours and Go's (with boltdb) in turn, each idle while the other one
+works. All members share the cores, so a commit costs each of them its part: a cliff
 is a step to more members by which commits/s times members fall, or a step to larger values by which
 bytes/s fall, by more than a fifth.
 
@@ -138,14 +138,17 @@ def _cells(
         for _ in range(plan.pairs):
             for cell in cells:
                 load = Load(CLIENTS, plan.seconds, cell.size_bytes)
-                _run(ours, load, cell.ours, cell.ours_p99_ms)
-                try:
-                    if go is not None:
-                        _run(go, load, cell.go, cell.go_p99_ms)
-                except (OSError, RuntimeError) as error:
-                    what = f"Go with {members} members, {store}, {_size(cell.size_bytes)}"
-                    missing.append(f"{what}: {error}")
-    return cells
+                for name, cluster, rates, p99_ms in (
+                    ("ours", ours, cell.ours, cell.ours_p99_ms),
+                    ("Go", go, cell.go, cell.go_p99_ms),
+                ):
+                    try:
+                        if cluster is not None:
+                            _run(cluster, load, rates, p99_ms)
+                    except (OSError, RuntimeError) as error:
+                        what = f"{name} with {members} members, {store}, {_size(cell.size_bytes)}"
+                        missing.append(f"{what}: {error}")
+    return [cell for cell in cells if cell.ours]
 
 
 def _run(cluster: Cluster, load: Load, rates: list[float], p99_ms: list[float]) -> None:
@@ -328,7 +331,7 @@ def _plot(cells: Sequence[Cell], lengths: Sequence[Length], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     smallest = min(cell.size_bytes for cell in cells)
     fewest = min(cell.members for cell in cells)
-    for store, colour in zip(STORES, ("#4477aa", "#cc6677"), strict=True):
+    for store, colour in zip(STORES, ("#4477aa",), strict=True):
         rows = [cell for cell in cells if cell.store == store]
         by_members = [(c.members, c) for c in rows if c.size_bytes == smallest]
         by_size = [(c.size_bytes, c) for c in rows if c.members == fewest]

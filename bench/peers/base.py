@@ -123,12 +123,16 @@ class LineProcess:
 
 
 class LineCluster:
-    """A cluster of `LineProcess`es (`Cluster`)."""
+    """A cluster of `LineProcess`es (`Cluster`); where it does not begin, none is left."""
 
     def __init__(self, processes: Sequence[LineProcess]) -> None:
         self._processes = list(processes)
         self._voters = len(processes)
-        wait_until(self._find_leader, "an election")
+        try:
+            wait_until(self._find_leader, "an election")
+        except BaseException:
+            self.stop()
+            raise
 
     def bench(self, load: Load) -> Sample:
         """Put the load on the leader (`Cluster`)."""

@@ -18,16 +18,19 @@ TUNED = ("-batch-apply-ch", "-max-append-entries", "1024")
 
 
 class GoCluster:
-    """Three Go processes; the load runs in the leader's own (`Cluster`)."""
+    """Go processes, or none where they do not start; the load runs in the leader's (`Cluster`)."""
 
     def __init__(self, addresses: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
         self._addresses = list(addresses)
         self._processes: list[subprocess.Popen[bytes]] = []
-        for number, command in enumerate(commands, 1):  # one by one: Go's join is not tried again
-            self._processes.append(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-            wait_until(partial(self._has_voters, number), f"the joining of Go node {number}")
+        quiet = subprocess.DEVNULL
+        try:
+            for number, command in enumerate(commands, 1):  # in turn: Go's join is not tried again
+                self._processes.append(subprocess.Popen(command, stdout=quiet, stderr=quiet))
+                wait_until(partial(self._has_voters, number), f"the joining of Go node {number}")
+        except BaseException:
+            self.stop()
+            raise
 
     def bench(self, load: Load) -> Sample:
         """Put the load on the leader (`Cluster`)."""

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,12 +108,17 @@ def served(command: Callable[[int], list[str]], code: str, directory: Path) -> G
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, *command(port)], env=environment, stdout=output, stderr=output
+            [sys.executable, *command(port)],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # the group of its workers
         )
     try:
         yield Served(process, port, log)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib
 import json
 import logging
@@ -110,6 +111,10 @@ async def served(node: Node, address: str, answer: Callable[[Node], Awaitable[No
     async with node:
         assert node.handler is not None, "it is there while the node runs"
         async with Listener(node.handler, host, int(port)):
+            # As `rafthttp serve` does, and as docs/performance.md advises applications.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 10, 10)
             await answer(node)
 
 

@@ -60,6 +60,13 @@ def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
         64,
         {1: 0.7, 64: 10.0, 512: 10.0},
     )
+    yield (
+        "fsync, 64 B, against PySyncObj called from threads (no fsync)",
+        fsync,
+        pysyncobj_cluster.make("PySyncObj, threads", journal=True, threads=True),
+        64,
+        {1: 0.7, 64: 10.0, 512: 10.0},
+    )
     everything: Goals = {1: None, 64: None, 512: None}
     if compiled:
         plain = ours.make("interpreted", fsync=False), ours.make("interpreted", fsync=True)

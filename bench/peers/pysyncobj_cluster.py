@@ -11,8 +11,11 @@ from bench.peers.base import LineCluster, LineProcess, Make, MissingPeerError, f
 NODE = Path(__file__).with_name("pysyncobj_node.py")
 
 
-def make(name: str, *, journal: bool) -> Make:
-    """Three nodes, tuned; with a journal file, which it never flushes to disk, or without."""
+def make(name: str, *, journal: bool, threads: bool = False) -> Make:
+    """Three nodes, tuned; with a journal file, which it never flushes to disk, or without.
+
+    `threads`: a thread for each client, in place of callbacks.
+    """
 
     def start(directory: Path) -> LineCluster:
         if importlib.util.find_spec("pysyncobj") is None:
@@ -24,6 +27,8 @@ def make(name: str, *, journal: bool) -> Make:
             command = [sys.executable, str(NODE), address, *others]
             if journal:
                 command += ["--journal", str(directory / f"journal{number}")]
+            if threads:
+                command.append("--threads")
             processes.append(LineProcess(command))
         return LineCluster(processes)
 

@@ -68,10 +68,14 @@ def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
         {1: 0.7, 64: 10.0, 512: 10.0},
     )
     everything: Goals = {1: None, 64: None, 512: None}
-    if compiled:
-        plain = ours.make("interpreted", fsync=False), ours.make("interpreted", fsync=True)
-        yield "compiled against interpreted, memory, 64 B", memory, plain[0], 64, everything
-        yield "compiled against interpreted, fsync, 64 B", fsync, plain[1], 64, everything
+    for store, fsynced in (("memory", False), ("fsync", True)):
+        yield (
+            f"compiled against interpreted, {store}, 64 B",
+            ours.make("compiled", fsync=fsynced, compiled=True),
+            ours.make("interpreted", fsync=fsynced),
+            64,
+            everything,
+        )
     yield (
         "uvloop against asyncio's own loop, memory, 64 B",
         memory,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.peers.base import LineCluster, LineProcess, Make, free_ports
+from bench.peers.base import LineCluster, LineProcess, Make, MissingPeerError, free_ports
 
 NODE = Path(__file__).with_name("ours_node.py")
 COMPILED = Path(__file__).parents[2] / "build/compiled"
@@ -29,6 +29,8 @@ def make(
     """Three nodes, in memory or with the sqlite store; `program` is what Python runs for each."""
 
     def start(directory: Path) -> LineCluster:
+        if compiled and not COMPILED.exists():
+            raise MissingPeerError("the compiled package is not built: make compiled")
         ports = free_ports(3)
         processes: list[LineProcess] = []
         for number, port in enumerate(ports):

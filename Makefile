@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 8101
-# Tests at a time: most of them wait, for processes and for time to pass. With 1, one after the other.
+# Tests at a time: most of them wait, for processes and for time to pass. `JOBS=`: one by one.
 JOBS ?= 2
 GO ?= go
 INTEROP := build/interop/rafthttp-interop
@@ -31,7 +31,7 @@ run: $(STAMP)  ## start a cluster of three nodes on one port each (PORT=8101)
 test: $(STAMP)  ## run the test suite, two tests at a time (JOBS=2)
 	@# Without Go, or where its modules cannot be had, the tests that need it say so and are skipped.
 	@if command -v $(GO) >/dev/null; then $(MAKE) --no-print-directory interop || true; fi
-	$(BIN)/python -m pytest -m 'not soak' -n $(JOBS)
+	$(BIN)/python -m pytest -m 'not soak' $(if $(JOBS),-n $(JOBS))
 
 compiled: $(COMPILED)/.built  ## build the package with its hot path compiled, into build/compiled
 
@@ -45,8 +45,10 @@ $(COMPILED)/.built: $(STAMP) $(shell find src -name '*.py')
 	@touch $@
 
 test-compiled: compiled  ## run TESTS, those of raft and the simulators, with build/compiled
-	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest -m 'not soak and not interpreted' \
-		-n $(JOBS) $(or $(TESTS),tests/raft tests/testing)
+	PYTHONPATH="$(CURDIR)/$(COMPILED)" $(BIN)/python -c \
+		'import rafthttp; assert rafthttp.IS_COMPILED, rafthttp.__file__'
+	PYTHONPATH="$(CURDIR)/$(COMPILED)" $(BIN)/python -m pytest -m 'not soak and not interpreted' \
+		$(if $(JOBS),-n $(JOBS)) $(or $(TESTS),tests/raft tests/testing)
 
 interop:  ## build the real hashicorp/raft member that mixed clusters are tested with
 	@command -v $(GO) >/dev/null || { echo "make interop: Go 1.20 or newer is needed" >&2; exit 1; }

@@ -40,7 +40,7 @@ FSYNC = "fsync, 64 B, against Go + boltdb"
 
 def plan() -> Iterator[tuple[str, Make, Make, int, Goals]]:
     """Every comparison: title, ours, the peer, size of a value, goal by number of clients."""
-    compiled = ours.COMPILED.exists()
+    compiled = ours.is_built()
     name = "ours, compiled" if compiled else "ours"
     memory = ours.make(name, fsync=False, compiled=compiled)
     fsync = ours.make(name, fsync=True, compiled=compiled)

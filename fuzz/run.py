@@ -1,4 +1,4 @@
-"""All targets for so many minutes, some at a time: `make fuzz MINUTES=30 JOBS=2`.
+"""All targets for so many minutes, some at a time: `make fuzz MINUTES=30 FUZZERS=2`.
 
 Each runs in a process of its own (`fuzz.one`). The corpus stays in `build/fuzz`, so that the next
 run begins where this one ended; an input that breaks a promise becomes a file in

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import rafthttp
+
 ROOT = Path(__file__).parents[1]
 HOOK = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
     "wheel"
@@ -54,6 +56,13 @@ def yields_in_handlers(tree: ast.AST) -> list[str]:
         if isinstance(handler, ast.ExceptHandler)
         and any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(handler))
     ]
+
+
+def test_nothing_public_is_compiled() -> None:
+    """Extension classes cannot be subclassed, copied or weakly referenced as others can."""
+    compiled = {".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in COMPILED}
+    rooms = {getattr(getattr(rafthttp, name), "__module__", "") for name in rafthttp.__all__}
+    assert rooms & compiled == set()
 
 
 def test_patterns_match_files() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from bench.peers.base import LineCluster, LineProcess, Make, MissingPeerError, free_ports
@@ -14,8 +15,24 @@ COMPILED = Path(__file__).parents[2] / "build/compiled"
 
 
 def environment(*, compiled: bool) -> dict[str, str]:
-    """For a process that is to run the source, or what was compiled of it."""
-    return {**os.environ, "PYTHONPATH": str(COMPILED)} if compiled else dict(os.environ)
+    """For a process that is to run the source, or what was compiled of it.
+
+    Raises:
+        MissingPeerError: nothing was.
+    """
+    paths = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    paths = [each for each in paths if Path(each) != COMPILED]
+    if compiled:
+        if not is_built():
+            raise MissingPeerError("the compiled package is not built: make compiled")
+        paths.insert(0, str(COMPILED))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def is_built() -> bool:
+    """Whether this Python has a compiled package to run."""
+    core = COMPILED / "rafthttp/raft/core"
+    return any((core / f"consensus{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
 
 
 def make(
@@ -29,8 +46,6 @@ def make(
     """Three nodes, in memory or with the sqlite store; `program` is what Python runs for each."""
 
     def start(directory: Path) -> LineCluster:
-        if compiled and not COMPILED.exists():
-            raise MissingPeerError("the compiled package is not built: make compiled")
         ports = free_ports(3)
         processes: list[LineProcess] = []
         for number, port in enumerate(ports):

@@ -132,8 +132,24 @@ async def test_timeout_is_unknown_once_proposed_and_must_be_positive() -> None:
         with pytest.raises(TimedOutError) as caught:
             await leader.apply(b"x", timeout=0.05)
         assert caught.value.outcome is Outcome.UNKNOWN
+        before = leader.last_index
+        for call in (leader.apply(b"x", timeout=0), leader.apply_log(b"x", timeout=-1)):
+            with pytest.raises(ConfigError, match="above 0"):
+                await call
         with pytest.raises(ConfigError, match="above 0"):
-            await leader.apply(b"x", timeout=0)
+            await leader.barrier(timeout=0)
+        await asyncio.sleep(0.05)
+        assert leader.last_index == before, "nothing was proposed"
+
+
+@in_loop
+async def test_a_change_that_is_late_once_it_is_proposed_is_unknown() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        await leader.barrier()
+        with pytest.raises(TimedOutError) as caught:
+            await leader.remove_server(cluster.ids[0], timeout=1e-9)
+        assert caught.value.outcome is Outcome.UNKNOWN
 
 
 @in_loop

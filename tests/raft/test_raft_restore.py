@@ -96,6 +96,7 @@ async def test_every_server_gets_the_state_and_goes_on_from_it() -> None:
 async def test_the_index_is_above_the_snapshots_own() -> None:
     async with cluster_of(3) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         data = state_of(b"x")
         await leader.restore(meta_of(data, index=1000), io.BytesIO(data))
         assert leader.last_index == 1002
@@ -131,6 +132,7 @@ async def test_only_a_leader_restores() -> None:
 async def test_commands_pending_meanwhile_are_aborted_and_new_ones_refused() -> None:
     async with cluster_of(3) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         source = Held(state_of(b"x"))
         restoring = asyncio.create_task(outcome_of(leader, source, 5))
         await until(source.asked.is_set)
@@ -146,6 +148,7 @@ async def test_commands_pending_meanwhile_are_aborted_and_new_ones_refused() -> 
 
     async with cluster_of(3) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         others = [i for i in cluster.ids if i != leader.id]
         for other in others:
             cluster.isolate(other)
@@ -214,6 +217,7 @@ async def test_leadership_lost_while_it_copies_ends_it_definitely() -> None:
 async def test_a_shutdown_while_it_copies_ends_it() -> None:
     async with cluster_of(1) as cluster:
         leader = await cluster.leader()
+        await leader.barrier()
         source = Held(state_of(b"x"))
         restoring = asyncio.create_task(outcome_of(leader, source, 5))
         await until(source.asked.is_set)

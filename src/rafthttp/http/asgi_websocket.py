@@ -212,7 +212,7 @@ class AsgiStream:
                 self._fail(1009, f"a message of more than {RECEIVED_SIZE_BYTES_MAX} bytes")
             elif data:
                 assert self._receiver is not None, "may_read is set by `start`"
-                self._receiver.data_received(data)
+                self._receiver.data_received(bytes(data))
 
     def _disconnected(self, message: MutableMapping[str, Any]) -> None:
         code: int = message.get("code", 1005)

@@ -151,10 +151,11 @@ class Raft(RaftReads):
             TimedOutError, ShutdownError, StorageFailedError: see `outcome`.
         """
         check_command(data)
-        future = self._driver.propose(LogType.COMMAND, data, b"")
         if timeout is None:
-            return (await future)[1]
-        return (await self._within(future, timeout))[1]
+            return (await self._driver.propose(LogType.COMMAND, data, b""))[1]
+        deadline = self._deadline(timeout)
+        future = self._driver.propose(LogType.COMMAND, data, b"")
+        return (await self._within(future, deadline))[1]
 
     async def apply_log(
         self, data: bytes, extensions: bytes = b"", *, timeout: float | None = None
@@ -162,14 +163,16 @@ class Raft(RaftReads):
         """`apply` with extensions, and with the index in the answer."""
         check_command(data)
         check_command(extensions)
+        deadline = self._deadline(timeout)
         future = self._driver.propose(LogType.COMMAND, data, extensions)
-        index, response = await self._within(future, timeout)
+        index, response = await self._within(future, deadline)
         return Applied(index, response)
 
     async def barrier(self, *, timeout: float | None = None) -> Index:
         """Wait until everything before this call is applied here (leader only). As `apply`."""
+        deadline = self._deadline(timeout)
         future = self._driver.propose(LogType.BARRIER, b"", b"")
-        return (await self._within(future, timeout))[0]
+        return (await self._within(future, deadline))[0]
 
     # -- membership
 
@@ -456,30 +459,29 @@ class Raft(RaftReads):
             )
 
         future = self._driver.propose_configuration(changes.checked(change))
-        return (await self._within(future, None if deadline is None else deadline - self._now()))[0]
+        return (await self._within(future, deadline))[0]
 
     async def _within(
-        self, future: asyncio.Future[tuple[Index, Any]], timeout: float | None
+        self, future: asyncio.Future[tuple[Index, Any]], deadline: float | None
     ) -> tuple[Index, Any]:
         """Wait for a proposal; a timeout is unknown if it stands in the log, definite if not."""
-        self._deadline(timeout)  # checks it
-        if timeout is None:
+        if deadline is None:
             return await future
         # A timer of its own costs a quarter of an `asyncio.timeout`, which is a tenth of a `PUT`.
-        timer = asyncio.get_running_loop().call_later(timeout, self._overdue, future, timeout)
+        timer = asyncio.get_running_loop().call_at(deadline, self._overdue, future)
         try:
             return await future
         finally:
             timer.cancel()
 
-    def _overdue(self, future: asyncio.Future[tuple[Index, Any]], timeout: float) -> None:
+    def _overdue(self, future: asyncio.Future[tuple[Index, Any]]) -> None:
         """The client's time is over; a proposal that ended in this very turn has its answer."""
         if future.done():
             return
         queued = self._driver.pending.is_queued(future)
         future.set_exception(
             TimedOutError(
-                f"not applied within {timeout:g} s",
+                "not applied in time",
                 outcome=Outcome.DEFINITE if queued else Outcome.UNKNOWN,
                 leader=self.leader_with_id(),
             )

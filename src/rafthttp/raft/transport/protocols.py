@@ -34,7 +34,7 @@ class StreamReceiver(Protocol):
     """Who gets the bytes of a stream. All calls come on the event loop, none after `closed`."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes in order; never empty. Must not raise: close the stream instead."""
+        """Bytes in order, of that very type; never empty. Must not raise: close the stream."""
         ...
 
     def closed(self, error: Exception | None) -> None:

@@ -47,7 +47,8 @@ $(COMPILED)/.built: $(STAMP) $(shell find src -name '*.py')
 test-compiled: compiled  ## run TESTS, those of raft and the simulators, with build/compiled
 	PYTHONPATH="$(CURDIR)/$(COMPILED)" $(BIN)/python -c \
 		'import rafthttp; assert rafthttp.IS_COMPILED, rafthttp.__file__'
-	PYTHONPATH="$(CURDIR)/$(COMPILED)" $(BIN)/python -m pytest -m 'not soak and not interpreted' \
+	PYTHONPATH="$(CURDIR)/$(COMPILED)" RAFTHTTP_INTEROP_GO="$(CURDIR)/$(INTEROP)" \
+		$(BIN)/python -m pytest -m 'not soak and not interpreted' \
 		$(if $(JOBS),-n $(JOBS)) $(or $(TESTS),tests/raft tests/testing)
 
 interop:  ## build the real hashicorp/raft member that mixed clusters are tested with

@@ -132,14 +132,23 @@ async def test_timeout_is_unknown_once_proposed_and_must_be_positive() -> None:
         with pytest.raises(TimedOutError) as caught:
             await leader.apply(b"x", timeout=0.05)
         assert caught.value.outcome is Outcome.UNKNOWN
-        before = leader.last_index
-        for call in (leader.apply(b"x", timeout=0), leader.apply_log(b"x", timeout=-1)):
+        with pytest.raises(ConfigError, match="above 0"):
+            await leader.apply(b"x", timeout=0)
+
+
+@in_loop
+async def test_a_timeout_that_is_not_positive_proposes_nothing() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        before = await leader.barrier()
+        for call in (
+            leader.apply(b"x", timeout=0),
+            leader.apply_log(b"x", timeout=-1),
+            leader.barrier(timeout=0),
+        ):
             with pytest.raises(ConfigError, match="above 0"):
                 await call
-        with pytest.raises(ConfigError, match="above 0"):
-            await leader.barrier(timeout=0)
-        await asyncio.sleep(0.05)
-        assert leader.last_index == before, "nothing was proposed"
+        assert (await leader.apply_log(b"y")).index == before + 1
 
 
 @in_loop

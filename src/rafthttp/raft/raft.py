@@ -467,7 +467,7 @@ class Raft(RaftReads):
         """Wait for a proposal; a timeout is unknown if it stands in the log, definite if not."""
         if deadline is None:
             return await future
-        # A timer of its own costs a quarter of an `asyncio.timeout`, which is a tenth of a `PUT`.
+        # A timer of its own costs a third of an `asyncio.timeout`, which is a tenth of a `PUT`.
         timer = asyncio.get_running_loop().call_at(deadline, self._overdue, future)
         try:
             return await future
